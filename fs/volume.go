@@ -39,20 +39,22 @@ type Volume interface {
 
 	// ReadDir yields the entries after a cookie in cookie order ("." and ".." are not among them), until yield
 	// returns false. Entries created or removed meanwhile may or may not be seen; all others are seen exactly once.
-	// inode is nil unless plus is set.
+	// inode is nil unless plus is set. Cookies are 1 or more (and below 2^62), so that after 0 is the beginning.
 	ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus bool, yield func(entry meta.Dirent, inode *meta.Inode) bool) error
 
 	// Reference keeps an inode alive although it is unlinked: one call per open file handle. ESTALE if it is gone.
 	Reference(ino meta.Ino) error
 	// Unreference undoes one Reference (or one Make/MakeOrphan with Reference); the last one of an unlinked inode
-	// frees it.
+	// frees it. The mount keeps what it unlinks referenced until the kernel has forgotten it, so nearly every removed
+	// inode is freed here, a moment after its Unlink: it must return without waiting, and freeing many at once pays.
 	Unreference(ino meta.Ino)
 
 	// Read fills dst from offset off and returns how many bytes it read: fewer than len(dst) only at the end of the
 	// file. Holes read as zeros. A block that fails its checksum is an error wrapping EIO, never wrong bytes.
 	Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error)
 	// Write writes data at off (or at the end of the file, with WriteAppend) and returns the inode afterwards. All
-	// or nothing. The volume may keep data only during the call. EFBIG beyond MaxFileSize, ENOSPC when full.
+	// or nothing. The volume may keep data only during the call. EFBIG beyond MaxFileSize, ENOSPC when full. Unless
+	// WriteFromCache is set it removes security.capability, as do SetAttr with a size or an owner (whoever asks).
 	Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error)
 	// Fallocate with the mode bits of fallocate(2); EOPNOTSUPP for unknown ones.
 	Fallocate(ctx context.Context, ino meta.Ino, mode uint32, off, length uint64) (meta.Inode, error)
@@ -92,7 +94,7 @@ type SetAttr struct {
 	Size         *uint64
 	Atime, Mtime *meta.Time
 	Ctime        *meta.Time // the kernel's, with its writeback cache; nil: now
-	KillPriv     bool       // clear set-user-id, and set-group-id where the group may execute (FATTR_KILL_SUIDGID); capabilities go too
+	KillPriv     bool       // clear set-user-id, and set-group-id where the group may execute (FATTR_KILL_SUIDGID); capabilities go too; nothing on directories
 }
 
 // NewNode describes an inode to be made.
