@@ -1,0 +1,288 @@
+// Package meta keeps inodes, directory entries, extents, attributes and reference counts as Pebble keys; keys.go
+// draws the key space. It knows nothing of the image or of logs: who writes makes one batch per change and says in it
+// how far the log has been applied, so that state and mark can never part.
+package meta
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// ErrNotFound tells that there is no such inode, entry, attribute or state.
+var ErrNotFound = errors.New("not found")
+
+// Options for Open.
+type Options struct {
+	FS vfs.FS
+	// Barrier is called before anything in the store may become durable (R1). It must not call the store.
+	Barrier func() error
+	// CacheSize bounds the memory for blocks read from disk, in bytes (default 64 MiB).
+	CacheSize int64
+	// MemTableSize bounds one memory table, in bytes (default 32 MiB).
+	MemTableSize uint64
+	Logger       pebble.Logger
+	// OnError is told of errors in the background (a failed flush): the store cannot become durable any more.
+	OnError func(error)
+	// OnFlush is told when a flush has ended.
+	OnFlush func()
+	// Create makes a new store; without it a missing one is an error.
+	Create bool
+	// ReadOnly refuses every write; for tools that only look.
+	ReadOnly bool
+}
+
+// Store is an open key space. All methods may be called concurrently.
+type Store struct {
+	db *pebble.DB
+}
+
+// Open opens the store in dir.
+func Open(dir string, o Options) (*Store, error) {
+	if o.CacheSize == 0 {
+		o.CacheSize = 64 << 20
+	}
+	if o.MemTableSize == 0 {
+		o.MemTableSize = 32 << 20
+	}
+	cache := pebble.NewCache(o.CacheSize)
+	defer cache.Unref()
+	opts := &pebble.Options{
+		FS:               barrierFS{o.FS, o.Barrier},
+		Cache:            cache,
+		DisableWAL:       true,
+		ErrorIfNotExists: !o.Create,
+		ReadOnly:         o.ReadOnly,
+		Logger:           o.Logger,
+		MemTableSize:     o.MemTableSize,
+		// A commit must never wait for a flush: the flush waits, in the barrier, for work that a commit has begun
+		// (see the engine's settle). The engine holds writers back itself, outside of every lock.
+		MemTableStopWritesThreshold: 1 << 20,
+		L0StopWritesThreshold:       1 << 20,
+		L0CompactionThreshold:       4,
+		LBaseMaxBytes:               64 << 20,
+		FormatMajorVersion:          pebble.FormatNewest,
+		EventListener: &pebble.EventListener{
+			BackgroundError: o.OnError,
+			FlushEnd: func(info pebble.FlushInfo) {
+				if o.OnFlush != nil && info.Err == nil {
+					o.OnFlush()
+				}
+			},
+		},
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].FilterType = pebble.TableFilter
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
+	}
+	return &Store{db: db}, nil
+}
+
+// Close closes the store. What was not flushed is not in it: the log has it.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Flush makes everything committed before the call durable, through the barrier.
+func (s *Store) Flush() error { return s.db.Flush() }
+
+// Metrics are Pebble's.
+func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
+
+// get calls use with a value while it is valid.
+func (s *Store) get(key []byte, use func([]byte) error) error {
+	v, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("read metadata: %w", err)
+	}
+	return errors.Join(use(v), closer.Close())
+}
+
+// Inode reads an inode.
+func (s *Store) Inode(ino Ino) (in Inode, err error) {
+	err = s.get(inodeKey(ino), func(v []byte) (err error) { in, err = DecodeInode(ino, v); return err })
+	return in, err
+}
+
+// Dirent reads an entry of a directory.
+func (s *Store) Dirent(dir Ino, name string) (e Dirent, err error) {
+	err = s.get(direntKey(dir, name), func(v []byte) (err error) { e, err = DecodeDirent(name, v); return err })
+	return e, err
+}
+
+// Xattr reads the value of an extended attribute; the caller owns it.
+func (s *Store) Xattr(ino Ino, name string) (value []byte, err error) {
+	err = s.get(xattrKey(ino, name), func(v []byte) error { value = append([]byte{}, v...); return nil })
+	return value, err
+}
+
+// Group reads the state of a group.
+func (s *Store) Group(slot uint16) (g Group, err error) {
+	err = s.get(groupKey(slot), func(v []byte) (err error) { g, err = DecodeGroup(slot, v); return err })
+	return g, err
+}
+
+// Fact reads a store-wide fact.
+func (s *Store) Fact(name string) (value []byte, err error) {
+	err = s.get(storeKey(name), func(v []byte) error { value = append([]byte{}, v...); return nil })
+	return value, err
+}
+
+// scan calls visit for the keys in [lower, upper) until it returns false.
+func (s *Store) scan(lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return fmt.Errorf("read metadata: %w", err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		more := false
+		if err == nil {
+			more, err = visit(it.Key(), v)
+		}
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if !more {
+			break
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+// Dirents yields the entries of a directory after a cookie, in cookie order, until yield returns false.
+func (s *Store) Dirents(dir Ino, afterCookie uint64, yield func(Dirent) (bool, error)) error {
+	if afterCookie == ^uint64(0) {
+		return nil
+	}
+	return s.scan(cookieKey(dir, afterCookie+1), after(inoKey(kCookie, dir)), func(k, v []byte) (bool, error) {
+		e, err := DecodeCookie(binary.BigEndian.Uint64(k[keyInoSz:]), v)
+		if err != nil {
+			return false, fmt.Errorf("directory %d: %w", dir, err)
+		}
+		return yield(e)
+	})
+}
+
+// Xattrs yields the names of the extended attributes of an inode in byte order.
+func (s *Store) Xattrs(ino Ino, yield func(name string, value []byte) (bool, error)) error {
+	p := inoKey(kXattr, ino)
+	return s.scan(p, after(p), func(k, v []byte) (bool, error) { return yield(string(k[keyInoSz:]), v) })
+}
+
+// Extents yields, in file order, the extents of an inode that touch the file blocks [start, end).
+func (s *Store) Extents(ino Ino, start, end uint64, yield func(Extent) (bool, error)) error {
+	if start >= end {
+		return nil
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: inoKey(kExtent, ino), UpperBound: extentKey(ino, end)})
+	if err != nil {
+		return fmt.Errorf("read extents of inode %d: %w", ino, err)
+	}
+	decode := func() (Extent, error) {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return Extent{}, err
+		}
+		e, err := DecodeExtent(binary.BigEndian.Uint64(it.Key()[keyInoSz:]), v)
+		if err != nil {
+			return e, fmt.Errorf("inode %d: %w", ino, err)
+		}
+		return e, nil
+	}
+	// The extent that begins before start may reach into the range.
+	ok := start > 0 && it.SeekLT(extentKey(ino, start+1))
+	if ok {
+		e, err := decode()
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if e.End() <= start {
+			ok = it.Next()
+		}
+	} else {
+		ok = it.First()
+	}
+	for ; ok; ok = it.Next() {
+		e, err := decode()
+		more := false
+		if err == nil {
+			more, err = yield(e)
+		}
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if !more {
+			break
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+// LastExtent returns the extent with the highest file block below end.
+func (s *Store) LastExtent(ino Ino, end uint64) (e Extent, found bool, err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: inoKey(kExtent, ino), UpperBound: extentKey(ino, end)})
+	if err != nil {
+		return e, false, fmt.Errorf("read extents of inode %d: %w", ino, err)
+	}
+	if it.Last() {
+		var v []byte
+		if v, err = it.ValueAndErr(); err == nil {
+			e, err = DecodeExtent(binary.BigEndian.Uint64(it.Key()[keyInoSz:]), v)
+			found = err == nil
+		}
+	}
+	return e, found, errors.Join(err, it.Error(), it.Close())
+}
+
+// Orphans yields the inodes without a name of a group.
+func (s *Store) Orphans(group uint16, yield func(Ino) (bool, error)) error {
+	return s.scan(orphanKey(MakeIno(group, 0)), orphanKey(MakeIno(group, 1<<seqBits-1)), func(k, _ []byte) (bool, error) {
+		return yield(Ino(binary.BigEndian.Uint64(k[1:])))
+	})
+}
+
+// AllExtents yields every extent of the store, by inode and file block.
+func (s *Store) AllExtents(yield func(Ino, Extent) (bool, error)) error {
+	return s.scan([]byte{kExtent}, []byte{kExtent + 1}, func(k, v []byte) (bool, error) {
+		key, err := DecodeKey(k)
+		if err != nil {
+			return false, err
+		}
+		e, err := DecodeExtent(key.Number, v)
+		if err != nil {
+			return false, fmt.Errorf("inode %d: %w", key.Ino, err)
+		}
+		return yield(key.Ino, e)
+	})
+}
+
+// Refs yields every reference count of the store, by block.
+func (s *Store) Refs(yield func(Ref) (bool, error)) error {
+	return s.scan([]byte{kRef}, []byte{kRef + 1}, func(k, v []byte) (bool, error) {
+		key, err := DecodeKey(k)
+		if err != nil {
+			return false, err
+		}
+		r, err := DecodeRef(key.Number, v)
+		if err != nil {
+			return false, err
+		}
+		return yield(r)
+	})
+}
+
+// Walk yields every key and value of the store, raw, for tools that check or dump it. The slices are valid during
+// the call only.
+func (s *Store) Walk(yield func(key, value []byte) (bool, error)) error {
+	return s.scan(nil, nil, yield)
+}
