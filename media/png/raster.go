@@ -1,0 +1,134 @@
+package png
+
+import "io"
+
+// raster is a decoded picture: exact samples in the form they are stored.
+type raster struct {
+	hdr    header
+	plte   []byte // 3 bytes per entry; nil without
+	trns   []byte // as in the chunk; nil without
+	passes []pass
+
+	// pix has the rows of all passes one after the other, without filter
+	// bytes; unused bits at the end of a row are 0.
+	pix []byte
+	// stored has the filter type that each row had in the file. It is empty
+	// when the samples are no longer those of the file.
+	stored []byte
+}
+
+// rowCount is the number of scanlines of all passes.
+func (ra *raster) rowCount() int {
+	n := 0
+	for _, p := range ra.passes {
+		n += p.height
+	}
+	return n
+}
+
+// filteredSize is the length of the stream that is deflated.
+func (ra *raster) filteredSize() int { return len(ra.pix) + ra.rowCount() }
+
+// widest is the length of the longest row.
+func (ra *raster) widest() int {
+	n := 0
+	for _, p := range ra.passes {
+		n = max(n, p.rowBytes)
+	}
+	return n
+}
+
+// decode inflates and unfilters the picture of a file.
+func decode(f *file, b *budget) (*raster, error) {
+	rr, ref := newRowReader(f)
+	if ref != nil {
+		return nil, ref
+	}
+	ra := &raster{hdr: f.hdr, plte: f.plte, trns: f.trns, passes: f.hdr.passes()}
+	size, rows := 0, 0
+	for _, p := range ra.passes {
+		size += p.rowBytes * p.height
+		rows += p.height
+	}
+	// The buffers grow with what really arrives: a small file that claims to
+	// be a large picture must not cost the memory of one.
+	const first = 1 << 20
+	ra.pix = make([]byte, 0, min(size, first))
+	ra.stored = make([]byte, 0, min(rows, first))
+	for {
+		row, filter, err := rr.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := b.spend(len(row)); err != nil {
+			return nil, err
+		}
+		if len(ra.pix)+len(row) > cap(ra.pix) {
+			ra.pix = append(make([]byte, 0, min(size, 8*cap(ra.pix)+len(row))), ra.pix...)
+		}
+		ra.pix = append(ra.pix, row...)
+		ra.stored = append(ra.stored, filter)
+	}
+	if f.hdr.ctype == indexed {
+		if err := ra.checkIndices(); err != nil {
+			return nil, err
+		}
+	}
+	return ra, nil
+}
+
+// checkIndices refuses a picture that uses an entry its palette does not
+// have: decoders show black, the last entry or an error.
+func (ra *raster) checkIndices() error {
+	entries := len(ra.plte) / 3
+	if entries == 1<<ra.hdr.depth {
+		return nil
+	}
+	used := ra.usedIndices()
+	for i := entries; i < len(used); i++ {
+		if used[i] {
+			return refuse(ReasonBadData, "a pixel has the index %d into a palette of %d", i, entries)
+		}
+	}
+	return nil
+}
+
+// usedIndices tells which sample values a picture of one channel and at
+// most 8 bits has.
+func (ra *raster) usedIndices() (used [256]bool) {
+	if ra.hdr.depth == 8 {
+		for _, v := range ra.pix {
+			used[v] = true
+		}
+		return used
+	}
+	ra.eachRow(func(p pass, row []byte) {
+		for x := 0; x < p.width; x++ {
+			used[sampleAt(row, x, ra.hdr.depth)] = true
+		}
+	})
+	return used
+}
+
+// eachRow calls fn with every scanline in the order they are stored.
+func (ra *raster) eachRow(fn func(p pass, row []byte)) {
+	pix := ra.pix
+	for _, p := range ra.passes {
+		for y := 0; y < p.height; y++ {
+			fn(p, pix[:p.rowBytes:p.rowBytes])
+			pix = pix[p.rowBytes:]
+		}
+	}
+}
+
+// sampleAt gives sample x of a row of one channel with 1, 2, 4 or 8 bits.
+func sampleAt(row []byte, x int, depth uint8) uint8 {
+	if depth == 8 {
+		return row[x]
+	}
+	bit := x * int(depth)
+	return row[bit>>3] >> (8 - int(depth) - bit&7) & (1<<depth - 1)
+}
