@@ -1,0 +1,324 @@
+package alloc
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// model is the dumb twin of an Allocator: one bool per block from firstUsable on.
+type model struct {
+	firstUsable, total uint64
+	free               []bool
+}
+
+func (m *model) isFree(block uint64) bool {
+	return block >= m.firstUsable && block < m.total && m.free[block-m.firstUsable]
+}
+
+func (m *model) set(e Extent, free bool) {
+	for b := e.Start; b < e.End(); b++ {
+		m.free[b-m.firstUsable] = free
+	}
+}
+
+// run returns the extent of usable blocks from start on that are all free or all used, up to limit.
+func (m *model) run(start, limit uint64) Extent {
+	e := Extent{start, 0}
+	for e.End() < limit && m.isFree(e.End()) == m.isFree(start) {
+		e.Count++
+	}
+	return e
+}
+
+func (m *model) freeExtents() (extents []Extent) {
+	for b := m.firstUsable; b < m.total; {
+		e := m.run(b, m.total)
+		if m.isFree(b) {
+			extents = append(extents, e)
+		}
+		b = e.End()
+	}
+	return extents
+}
+
+// findFree is FindFreeExtent by brute force.
+func (m *model) findFree(count, hint uint64) (Extent, bool) {
+	if count == 0 {
+		return Extent{}, false
+	}
+	if m.isFree(hint) && m.run(hint, m.total).Count >= count {
+		return Extent{hint, count}, true
+	}
+	all := m.freeExtents()
+	behind := slices.IndexFunc(all, func(e Extent) bool { return e.End() > hint })
+	if behind < 0 {
+		behind = len(all)
+	}
+	around := all[max(0, behind-neighbours):min(len(all), behind+neighbours)]
+	for _, candidates := range [][]Extent{around, all} {
+		candidates = slices.DeleteFunc(slices.Clone(candidates), func(e Extent) bool { return e.Count < count })
+		if len(candidates) > 0 {
+			shortest := slices.MinFunc(candidates, func(a, b Extent) int { return int(a.Count) - int(b.Count) }).Count
+			candidates = slices.DeleteFunc(candidates, func(e Extent) bool { return e.Count > shortest })
+			distance := func(e Extent) int { return int(max(e.Start, hint) - min(e.Start, hint)) }
+			nearest := slices.MinFunc(candidates, func(a, b Extent) int { return distance(a) - distance(b) })
+			return Extent{nearest.Start, count}, true
+		}
+	}
+	return Extent{}, false
+}
+
+// fewest returns how many extents are needed at least to hold count free blocks.
+func (m *model) fewest(count uint64) (n int) {
+	all := m.freeExtents()
+	slices.SortFunc(all, func(a, b Extent) int { return int(b.Count) - int(a.Count) })
+	for sum := uint64(0); sum < count; n++ {
+		sum += all[n].Count
+	}
+	return n
+}
+
+// drawModel returns a model and an allocator for a few hundred blocks, all free. They may lie across a page of the
+// bitmap or far out, and the tree may be told to call extents huge already at a length of 7.
+func drawModel(t *rapid.T) (*model, *Allocator) {
+	first := rapid.SampledFrom([]uint64{0, 1, 16, BlocksPerPage - 100, 1 << 40}).Draw(t, "firstUsable")
+	total := first + rapid.Uint64Range(1, 300).Draw(t, "usable")
+	m := &model{firstUsable: first, total: total, free: make([]bool, total-first)}
+	m.set(Extent{first, total - first}, true)
+
+	a := New(total, first)
+	if rapid.Bool().Draw(t, "huge") {
+		a = newAllocator(NewExtentTree(total), first)
+		a.tree.endBits, a.tree.maxCount = 61, 7
+		if err := a.tree.Insert(Extent{first, total - first}); err != nil {
+			t.Fatal(err)
+		}
+		a.changed.addAll()
+	}
+	return m, a
+}
+
+func (m *model) drawBlock(t *rapid.T, label string) uint64 {
+	return rapid.OneOf(
+		rapid.Uint64Range(m.firstUsable, m.total),
+		rapid.Uint64Range(m.firstUsable, m.total),
+		rapid.Uint64(),
+		rapid.SampledFrom([]uint64{0, math.MaxUint64}),
+	).Draw(t, label)
+}
+
+func (m *model) drawCount(t *rapid.T) uint64 {
+	return rapid.OneOf(
+		rapid.Uint64Range(0, 8), rapid.Uint64Range(0, 8), rapid.Uint64Range(0, 300),
+		rapid.SampledFrom([]uint64{math.MaxUint64, math.MaxUint64 - 50}),
+	).Draw(t, "count")
+}
+
+func TestAllocatorAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m, a := drawModel(t)
+		var taken []Extent
+		var lastEnd uint64
+		stored := map[uint64][]byte{} // the bitmap as a disk would hold it
+
+		change := func(t *rapid.T, name string, do func(Extent) error, free bool, wrong error) {
+			e := Extent{m.drawBlock(t, "start"), m.drawCount(t)}
+			if len(taken) > 0 && rapid.Bool().Draw(t, "one that was given out") {
+				e = rapid.SampledFrom(taken).Draw(t, "extent")
+			}
+			var want error
+			if !e.within(m.firstUsable, m.total) {
+				want = ErrOutOfRange
+			} else {
+				for b := e.Start; b < e.End(); b++ {
+					if m.isFree(b) == free {
+						want = wrong
+					}
+				}
+			}
+			if err := do(e); !errors.Is(err, want) {
+				t.Fatalf("%s(%v): %v, should be %v", name, e, err, want)
+			}
+			if want == nil {
+				m.set(e, free)
+			}
+		}
+
+		t.Repeat(map[string]func(*rapid.T){
+			"allocate": func(t *rapid.T) {
+				count := m.drawCount(t)
+				hint := m.drawBlock(t, "hint")
+				if rapid.Bool().Draw(t, "at the last end") {
+					hint = lastEnd
+				}
+				got, err := a.Allocate(count, hint)
+				free := uint64(0)
+				for _, e := range m.freeExtents() {
+					free += e.Count
+				}
+				if count > free {
+					if !errors.Is(err, ErrNoSpace) || got != nil {
+						t.Fatalf("Allocate(%d) of %d free: %v, %v", count, free, got, err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatalf("Allocate(%d) of %d free: %v", count, free, err)
+				}
+				if len(got) != m.fewest(count) {
+					t.Fatalf("Allocate(%d) of %v: %v, %d extents are enough", count, m.freeExtents(), got, m.fewest(count))
+				}
+				if count > 0 && hint != NoHint && m.isFree(hint) && m.run(hint, m.total).Count >= count && got[0].Start != hint {
+					t.Fatalf("Allocate(%d) at %d, which is free: %v", count, hint, got)
+				}
+				sum, end := uint64(0), uint64(0)
+				for _, e := range got {
+					for b := e.Start; b < e.End(); b++ {
+						if !m.isFree(b) {
+							t.Fatalf("Allocate(%d): %v, but block %d is in use", count, got, b)
+						}
+					}
+					if e.Count == 0 || e.Start < end {
+						t.Fatalf("Allocate(%d): %v is empty or out of order", count, got)
+					}
+					m.set(e, false)
+					sum, end = sum+e.Count, e.End()
+					taken = append(taken, e)
+					lastEnd = end
+				}
+				if sum != count {
+					t.Fatalf("Allocate(%d): %v is %d blocks", count, got, sum)
+				}
+			},
+			"free":    func(t *rapid.T) { change(t, "Free", a.Free, true, ErrAlreadyFree) },
+			"reserve": func(t *rapid.T) { change(t, "Reserve", a.Reserve, false, ErrNotFree) },
+			"find": func(t *rapid.T) {
+				count, hint := m.drawCount(t), m.drawBlock(t, "hint")
+				got, ok := a.tree.FindFreeExtent(count, hint)
+				want, wantOK := m.findFree(count, hint)
+				if got != want || ok != wantOK {
+					t.Fatalf("FindFreeExtent(%d, %d) in %v: %v %v, should be %v %v", count, hint, m.freeExtents(), got, ok, want, wantOK)
+				}
+			},
+			"write the bitmap": func(t *rapid.T) {
+				if m.total > 1<<30 {
+					t.Skip("too many pages")
+				}
+				write := a.WriteChanges
+				if rapid.Bool().Draw(t, "all") {
+					write = a.WriteBitmap
+				}
+				failAt := rapid.IntRange(0, 4).Draw(t, "fail at")
+				broken := errors.New("broken disk")
+				err := write(func(page uint64, data []byte) error {
+					if failAt--; failAt == 0 {
+						return broken
+					}
+					stored[page] = bytes.Clone(data)
+					return nil
+				})
+				if failAt <= 0 && err != nil {
+					if !errors.Is(err, broken) {
+						t.Fatal(err)
+					}
+					return // and the next call must make up for it
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := LoadBitmap(m.total, m.firstUsable, func(page uint64, buf []byte) error {
+					copy(buf, stored[page])
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.compare(t, b)
+			},
+			"": func(t *rapid.T) { m.compare(t, a) },
+		})
+	})
+}
+
+// compare fails unless a is consistent and has exactly the blocks free that the model has.
+func (m *model) compare(t *rapid.T, a *Allocator) {
+	if err := a.Check(); err != nil {
+		t.Fatal(err)
+	}
+	want := m.freeExtents()
+	var got []Extent
+	a.FreeExtents(func(e Extent) bool {
+		got = append(got, e)
+		return true
+	})
+	if !slices.Equal(got, want) {
+		t.Fatalf("free are %v, should be %v", got, want)
+	}
+	free, largest := uint64(0), uint64(0)
+	for _, e := range want {
+		free, largest = free+e.Count, max(largest, e.Count)
+	}
+	s := a.Stats()
+	if s.Free != free || a.FreeBlocks() != free || s.LargestFree != largest || a.LargestFree() != largest ||
+		s.FreeExtents != uint64(len(want)) || s.Total != m.total || a.Total() != m.total || s.Usable != m.total-m.firstUsable {
+		t.Fatalf("%+v, should be %d free, largest %d, %d extents", s, free, largest, len(want))
+	}
+}
+
+func TestBuilderAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := rapid.SampledFrom([]uint64{0, 1, 16, BlocksPerPage - 100}).Draw(t, "firstUsable")
+		total := first + rapid.Uint64Range(1, 300).Draw(t, "usable")
+		m := &model{firstUsable: first, total: total, free: make([]bool, total-first)}
+		m.set(Extent{first, total - first}, true)
+		exclusive := make([]bool, total-first) // used by an extent that is not shared
+
+		b := NewBuilder(total, first)
+		for range rapid.IntRange(0, 20).Draw(t, "extents") {
+			e := Extent{m.drawBlock(t, "start"), m.drawCount(t)}
+			shared := rapid.Bool().Draw(t, "shared")
+			err := b.Use(e, shared)
+			if !e.within(first, total) {
+				if !errors.Is(err, ErrOutOfRange) {
+					t.Fatalf("Use(%v): %v", e, err)
+				}
+				continue
+			}
+			var overlap Extent
+			for block := e.Start; block < e.End(); block++ {
+				if !m.isFree(block) && (!shared || exclusive[block-first]) {
+					if overlap.Count == 0 {
+						overlap.Start = block
+					} else if overlap.End() != block {
+						break
+					}
+					overlap.Count++
+				}
+			}
+			var overlapErr *OverlapError
+			switch {
+			case overlap.Count == 0 && err != nil:
+				t.Fatalf("Use(%v, %v): %v", e, shared, err)
+			case overlap.Count > 0 && (!errors.As(err, &overlapErr) || overlapErr.Blocks != overlap || overlapErr.Used != e || !errors.Is(err, ErrNotFree)):
+				t.Fatalf("Use(%v, %v): %v, should name %v", e, shared, err, overlap)
+			}
+			if overlap.Count > 0 {
+				return // what counts as shared or not after a mistake is not promised
+			}
+			m.set(e, false)
+			for block := e.Start; !shared && block < e.End(); block++ {
+				exclusive[block-first] = true
+			}
+		}
+		a, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.compare(t, a)
+	})
+}

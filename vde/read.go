@@ -1,0 +1,163 @@
+package vde
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"vdefs/vde/image"
+	"vdefs/vde/meta"
+	"vdefs/vde/rangelock"
+)
+
+// Read fills dst from off and tells how much there was: less than len(dst) only at the end of the file. It waits for
+// the writes ahead of it on the range. A block that fails its checksum is an error that wraps ErrBadBlock.
+func (e *Engine) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error) {
+	if len(dst) == 0 {
+		return 0, nil
+	}
+	f := e.files.use(ino)
+	defer e.files.done(ino, f)
+	first, blocks := off/blockSize, BlocksFor(off, uint64(len(dst)))
+	t, err := f.lock.Acquire(ctx, first, blocks, rangelock.Shared)
+	if err != nil {
+		return 0, err
+	}
+	defer t.Release()
+	e.readGate.RLock()
+	defer e.readGate.RUnlock()
+	in, err := e.meta.Inode(ino)
+	if err != nil {
+		return 0, err
+	}
+	if off >= in.Size {
+		return 0, nil
+	}
+	dst = dst[:min(uint64(len(dst)), in.Size-off)]
+	end := off + uint64(len(dst))
+	at := off // everything before is filled
+	fill := func(to uint64) {
+		if to > at {
+			clear(dst[at-off : to-off])
+			at = to
+		}
+	}
+	err = e.meta.Extents(ino, first, first+blocks, func(x meta.Extent) (bool, error) {
+		x, ok := clip(x, first, first+blocks)
+		if !ok || x.Unwritten {
+			return true, nil
+		}
+		fill(min(max(x.FileBlock*blockSize, off), end))
+		to := min(x.End()*blockSize, end)
+		if to <= at {
+			return false, nil
+		}
+		err := e.readRange(ino, x, at, dst[at-off:to-off])
+		at = to
+		return err == nil, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	fill(end)
+	return len(dst), nil
+}
+
+// bounce holds blocks that are read in part.
+var bounce = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
+// readRange reads file bytes from off into dst, all inside one extent: whole blocks straight into dst.
+func (e *Engine) readRange(ino meta.Ino, x meta.Extent, off uint64, dst []byte) error {
+	for len(dst) > 0 {
+		b, skip := off/blockSize, off%blockSize
+		phys := x.Phys + b - x.FileBlock
+		if skip == 0 && len(dst) >= blockSize {
+			n := len(dst) - len(dst)%blockSize
+			if err := e.readPhys(ino, b, phys, dst[:n]); err != nil {
+				return err
+			}
+			off += uint64(n)
+			dst = dst[n:]
+			continue
+		}
+		buf := bounce.Get().(*[blockSize]byte)
+		err := e.readPhys(ino, b, phys, buf[:])
+		n := copy(dst, buf[skip:])
+		bounce.Put(buf)
+		if err != nil {
+			return err
+		}
+		off += uint64(n)
+		dst = dst[n:]
+	}
+	return nil
+}
+
+// readPhys reads whole image blocks that hold file blocks from fileBlock on.
+func (e *Engine) readPhys(ino meta.Ino, fileBlock, phys uint64, dst []byte) error {
+	n := uint64(len(dst) / blockSize)
+	if !e.overlay.covers(phys, n) {
+		return e.judge(ino, fileBlock, phys, e.img.Read(phys, dst))
+	}
+	for i := uint64(0); i < n; i++ {
+		b := dst[i*blockSize : (i+1)*blockSize]
+		if e.overlay.read(phys+i, b) {
+			continue
+		}
+		if err := e.judge(ino, fileBlock+i, phys+i, e.img.Read(phys+i, b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// judge turns a checksum error into one that names the file, counts and logs it.
+func (e *Engine) judge(ino meta.Ino, fileBlock, phys uint64, err error) error {
+	var bad *image.ChecksumError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	e.checksumErrors.Add(1)
+	off := (fileBlock + bad.Block - phys) * blockSize
+	e.log.WithFields(logrus.Fields{"inode": uint64(ino), "offset": off, "block": bad.Block}).WithError(err).Error("bad block")
+	return fmt.Errorf("%w: inode %d, offset %d: %w", ErrBadBlock, ino, off, err)
+}
+
+// Seek finds the next data (or hole) of a file at or behind off, within its size. found is false when there is none: no
+// data behind off. A hole is always found: the end of the file is one. Unwritten blocks count as holes.
+func (e *Engine) Seek(ino meta.Ino, off uint64, hole bool) (at uint64, found bool, err error) {
+	in, err := e.meta.Inode(ino)
+	if err != nil {
+		return 0, false, err
+	}
+	if off >= in.Size {
+		return 0, false, nil
+	}
+	end := (in.Size + blockSize - 1) / blockSize
+	pos := off
+	err = e.meta.Extents(ino, off/blockSize, end, func(x meta.Extent) (bool, error) {
+		if x.Unwritten {
+			return true, nil
+		}
+		start := x.FileBlock * blockSize
+		if hole {
+			if start > pos {
+				return false, nil // pos is in a hole
+			}
+			pos = x.End() * blockSize
+			return true, nil
+		}
+		pos, found = max(start, off), true
+		return false, nil
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	if hole {
+		return min(pos, in.Size), true, nil
+	}
+	return pos, found && pos < in.Size, nil
+}
