@@ -1,0 +1,98 @@
+# make run    build, make a store in ./vde-store if there is none, mount it at ./mnt
+# make stop   unmount it
+# make test   everything that is tested: formatting, vet, staticcheck, unit tests under the race detector, end-to-end tests on real mounts
+# make help   the rest
+
+GO      := ./.ci/go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.releaseVersion=$(VERSION)
+# Without cgo the program is one static file, which runs wherever the kernel has FUSE.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+STORE   ?= ./vde-store
+MNT     ?= ./mnt
+SIZE    ?= 10G
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+.PHONY: all build run stop test check unit e2e bench fmt install uninstall clean help
+
+all: build
+
+build:
+	@$(BUILD) -o bin/vde ./cmd/vde
+
+run:
+	@./.ci/needs run
+	@$(MAKE) --no-print-directory build
+	@[ -e $(STORE)/vde.json ] || ./bin/vde format $(STORE) --size $(SIZE)
+	@mkdir -p $(MNT) 2>/dev/null || true
+	@if ./bin/vde status $(MNT) >/dev/null 2>&1; then \
+		echo "$(STORE) is mounted at $(MNT) already."; \
+	else \
+		./bin/vde mount $(STORE) $(MNT) && echo "$(STORE) is mounted at $(MNT)."; \
+	fi
+	@printf '%s\n' '' 'Try:' \
+		'  cp -a /usr/share/doc $(MNT)/          put something in' \
+		'  ls -l $(MNT); df -h $(MNT)' \
+		'  ./bin/vde status $(MNT)              what it is doing' \
+		'  ./bin/vde info $(MNT)/doc            where a file lies' \
+		'Stop:' \
+		'  make stop                        unmount; everything is on disk when it returns' \
+		'  ./bin/vde fsck $(STORE)          check the unmounted store'
+
+stop:
+	@if [ -x bin/vde ] && ./bin/vde status $(MNT) >/dev/null 2>&1; then \
+		./bin/vde umount $(MNT) && echo "$(MNT) is unmounted; the data is in $(STORE)."; \
+	else \
+		echo "$(MNT) is not mounted."; \
+	fi
+
+test:
+	@./.ci/needs test
+	@$(MAKE) --no-print-directory check unit e2e
+
+check:
+	@echo '== format, vet, staticcheck'
+	@unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go')); \
+		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:" $$unformatted; exit 1; fi
+	@$(GO) vet ./...
+	@$(GO) run $(STATICCHECK) ./...
+
+unit:
+	@echo '== unit tests, with the race detector'
+	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/e2e)
+
+e2e:
+	@echo '== end-to-end tests on real mounts'
+	@$(GO) test -timeout 20m ./test/e2e
+
+bench:
+	@./.ci/needs bench
+	@$(GO) run ./test/bench $(BENCHFLAGS)
+
+fmt:
+	@"$$($(GO) env GOROOT)/bin/gofmt" -w $$(git ls-files '*.go')
+
+install: build
+	install -D -m 755 bin/vde $(DESTDIR)$(PREFIX)/bin/vde
+	install -d $(DESTDIR)/sbin $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	ln -sf $(PREFIX)/bin/vde $(DESTDIR)/sbin/mount.fuse.vde
+	ln -sf $(PREFIX)/bin/vde $(DESTDIR)/sbin/umount.fuse.vde
+	./bin/vde completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vde
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/vde $(DESTDIR)/sbin/mount.fuse.vde $(DESTDIR)/sbin/umount.fuse.vde
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vde
+
+clean: stop
+	rm -rf bin
+
+help:
+	@echo 'make run      build, make a store at STORE=$(STORE) (SIZE=$(SIZE)) if there is none, mount it at MNT=$(MNT)'
+	@echo 'make stop     unmount it'
+	@echo 'make test     all tests (make check, make unit, make e2e are its parts)'
+	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
+	@echo 'make fmt      format the source'
+	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'
