@@ -1,0 +1,278 @@
+// Package command is the closed set of operations that a group's log carries, and their encoding. A command says all
+// that its effect depends on: time, owner, mask; who applies it looks at no clock and rolls no dice.
+//
+// Encoding: one byte of operation, one byte of form (1), the time (8 bytes of seconds, 4 of nanoseconds), then the
+// fields of the operation in the order of its struct: numbers as unsigned varints, strings and bytes with their
+// length in front, times as 12 bytes, booleans as one byte. docs/formats.md works an example.
+package command
+
+import (
+	"errors"
+	"fmt"
+
+	"vdefs/vde/alloc"
+	"vdefs/vde/meta"
+)
+
+// Op numbers an operation in the log. Never reuse one.
+type Op byte
+
+const (
+	OpSetAttr     Op = 1
+	OpMake        Op = 2
+	OpLink        Op = 3
+	OpRemove      Op = 4
+	OpRename      Op = 5
+	OpWrite       Op = 6
+	OpWriteRef    Op = 7
+	OpFallocate   Op = 8
+	OpShare       Op = 9
+	OpSetXattr    Op = 10
+	OpRemoveXattr Op = 11
+	OpReap        Op = 12
+	OpAtimes      Op = 13
+	OpReplace     Op = 14
+)
+
+// form is the version of the encoding.
+const form = 1
+
+// ErrDecode marks bytes that are no command of this program.
+var ErrDecode = errors.New("undecodable command")
+
+// Command is one operation.
+type Command interface {
+	Op() Op
+	encode(*writer)
+	decode(*reader)
+}
+
+// SetAttr changes attributes; which ones is in Set.
+type SetAttr struct {
+	Ino                 meta.Ino
+	Set                 AttrMask
+	Mode, UID, GID      uint32
+	Size                uint64
+	Atime, Mtime, Ctime meta.Time
+}
+
+// AttrMask says which attributes a SetAttr changes.
+type AttrMask uint32
+
+const (
+	SetMode AttrMask = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	SetCtime
+	KillPriv // clear set-id bits
+)
+
+// Make creates an inode, with a name unless Orphan is set.
+type Make struct {
+	Parent        meta.Ino
+	Name          string
+	Mode, Umask   uint32
+	UID, GID      uint32
+	Rdev          uint32
+	Target        string
+	Orphan        bool
+	SecurityName  string
+	SecurityValue []byte
+}
+
+// Link gives an inode another name.
+type Link struct {
+	Ino    meta.Ino
+	Parent meta.Ino
+	Name   string
+}
+
+// Remove removes a name: of a directory (Dir) or of anything else. Reap is the inode that nobody has open: it is
+// freed at once when this was its last name.
+type Remove struct {
+	Parent meta.Ino
+	Name   string
+	Dir    bool
+	Reap   meta.Ino
+}
+
+// Rename is renameat2(2). Reap as with Remove, for what the new name meant before.
+type Rename struct {
+	OldParent meta.Ino
+	OldName   string
+	NewParent meta.Ino
+	NewName   string
+	Flags     uint32
+	Reap      meta.Ino
+}
+
+// Write writes data, at Off or at the end.
+type Write struct {
+	Ino       meta.Ino
+	Off       uint64
+	Append    bool
+	KillPriv  bool
+	FromCache bool
+	Data      []byte
+}
+
+// WriteRef maps blocks that are in the image of the proposing node already: a large write of whole blocks that is not
+// copied through the log. Only a group whose one voter is that node may carry it.
+type WriteRef struct {
+	Ino       meta.Ino
+	FileBlock uint64
+	End       uint64 // byte behind the data: the least size of the file
+	KillPriv  bool
+	FromCache bool
+	Durable   uint64 // index that was known to be durable when this was proposed
+	Extents   []alloc.Extent
+	Sums      []byte // CRC-32C of every block, 4 bytes each
+}
+
+// Fallocate is fallocate(2).
+type Fallocate struct {
+	Ino         meta.Ino
+	Mode        uint32
+	Off, Length uint64
+}
+
+// Share maps whole blocks of one file into another.
+type Share struct {
+	Src      meta.Ino
+	SrcBlock uint64
+	Dst      meta.Ino
+	DstBlock uint64
+	Count    uint64
+	DstSize  uint64 // least size of Dst afterwards
+}
+
+// SetXattr is setxattr(2).
+type SetXattr struct {
+	Ino       meta.Ino
+	Name      string
+	Value     []byte
+	Flags     uint32
+	ClearSGID bool
+}
+
+// RemoveXattr is removexattr(2).
+type RemoveXattr struct {
+	Ino  meta.Ino
+	Name string
+}
+
+// Reap frees inodes without a name that nobody has open any more.
+type Reap struct{ Inos []meta.Ino }
+
+// Atimes sets access times, each only forward.
+type Atimes struct{ Times []Atime }
+
+// Atime is one of Atimes.
+type Atime struct {
+	Ino  meta.Ino
+	Time meta.Time
+}
+
+// Replace gives a file other contents if its version is still the expected one; times stay, attributes are set.
+type Replace struct {
+	Ino     meta.Ino
+	Version uint64
+	Data    []byte
+	Xattrs  []Xattr
+}
+
+// Xattr is one attribute of Replace.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+func (*SetAttr) Op() Op     { return OpSetAttr }
+func (*Make) Op() Op        { return OpMake }
+func (*Link) Op() Op        { return OpLink }
+func (*Remove) Op() Op      { return OpRemove }
+func (*Rename) Op() Op      { return OpRename }
+func (*Write) Op() Op       { return OpWrite }
+func (*WriteRef) Op() Op    { return OpWriteRef }
+func (*Fallocate) Op() Op   { return OpFallocate }
+func (*Share) Op() Op       { return OpShare }
+func (*SetXattr) Op() Op    { return OpSetXattr }
+func (*RemoveXattr) Op() Op { return OpRemoveXattr }
+func (*Reap) Op() Op        { return OpReap }
+func (*Atimes) Op() Op      { return OpAtimes }
+func (*Replace) Op() Op     { return OpReplace }
+
+func empty(op Op) Command {
+	switch op {
+	case OpSetAttr:
+		return &SetAttr{}
+	case OpMake:
+		return &Make{}
+	case OpLink:
+		return &Link{}
+	case OpRemove:
+		return &Remove{}
+	case OpRename:
+		return &Rename{}
+	case OpWrite:
+		return &Write{}
+	case OpWriteRef:
+		return &WriteRef{}
+	case OpFallocate:
+		return &Fallocate{}
+	case OpShare:
+		return &Share{}
+	case OpSetXattr:
+		return &SetXattr{}
+	case OpRemoveXattr:
+		return &RemoveXattr{}
+	case OpReap:
+		return &Reap{}
+	case OpAtimes:
+		return &Atimes{}
+	case OpReplace:
+		return &Replace{}
+	}
+	return nil
+}
+
+// Encode returns the bytes of a command. The data of a Write is copied into them, and c.Data is made to point to the
+// copy: the caller's buffer is free again.
+func Encode(c Command, t meta.Time) []byte {
+	size := 128
+	if w, ok := c.(*Write); ok {
+		size = 64 + len(w.Data)
+	}
+	w := &writer{b: make([]byte, 0, size)}
+	w.b = append(w.b, byte(c.Op()), form)
+	w.time(t)
+	c.encode(w)
+	if wr, ok := c.(*Write); ok {
+		wr.Data = w.b[len(w.b)-len(wr.Data) : len(w.b) : len(w.b)]
+	}
+	return w.b
+}
+
+// Decode reads a command and its time. Byte slices of the command are parts of b.
+func Decode(b []byte) (Command, meta.Time, error) {
+	if len(b) < 2 {
+		return nil, meta.Time{}, fmt.Errorf("%w: %d bytes", ErrDecode, len(b))
+	}
+	c := empty(Op(b[0]))
+	if c == nil {
+		return nil, meta.Time{}, fmt.Errorf("%w: operation %d is unknown: written by a newer program?", ErrDecode, b[0])
+	}
+	if b[1] != form {
+		return nil, meta.Time{}, fmt.Errorf("%w: operation %d has form %d: written by a newer program?", ErrDecode, b[0], b[1])
+	}
+	r := &reader{b: b[2:]}
+	t := r.time()
+	c.decode(r)
+	if r.bad || len(r.b) != 0 {
+		return nil, meta.Time{}, fmt.Errorf("%w: operation %d: %d bytes do not have its form", ErrDecode, b[0], len(b))
+	}
+	return c, t, nil
+}

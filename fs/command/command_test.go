@@ -1,0 +1,83 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+
+	"vdefs/vde/alloc"
+	"vdefs/vde/meta"
+)
+
+// samples has every operation with every field set.
+func samples() []Command {
+	t := meta.Time{Sec: -1, Nsec: 999_999_999}
+	return []Command{
+		&SetAttr{7, SetMode | SetCtime, 0o4755, 1, 2, 1 << 40, t, t, t},
+		&Make{1, "näme", 0o100644, 0o22, 3, 4, 5, "target", true, "security.selinux", []byte("label")},
+		&Link{9, 1, "b"},
+		&Remove{1, "a", true, 12},
+		&Rename{1, "a", 2, "b", 2, 13},
+		&Write{5, 4096, true, true, true, []byte("data")},
+		&WriteRef{5, 1, 8192, true, true, 77, []alloc.Extent{{Start: 100, Count: 1}, {Start: 300, Count: 1}}, make([]byte, 8)},
+		&Fallocate{5, 3, 1, 2},
+		&Share{5, 1, 6, 2, 3, 9999},
+		&SetXattr{5, "user.a", []byte{0, 1}, 1, true},
+		&RemoveXattr{5, "user.a"},
+		&Reap{[]meta.Ino{1, 2, 1 << 63}},
+		&Atimes{[]Atime{{1, t}, {2, t}}},
+		&Replace{5, 6, []byte("png"), []Xattr{{"user.b", []byte("v")}}},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	seen := map[Op]bool{}
+	at := meta.Time{Sec: 1 << 40, Nsec: 1}
+	for _, c := range samples() {
+		seen[c.Op()] = true
+		b := Encode(c, at)
+		got, gotTime, err := Decode(b)
+		if err != nil || gotTime != at || !reflect.DeepEqual(got, c) {
+			t.Errorf("%T: got %+v at %v, %v; want %+v", c, got, gotTime, err, c)
+		}
+		// Any cut is noticed, never a panic.
+		for n := range b {
+			if _, _, err := Decode(b[:n]); !errors.Is(err, ErrDecode) {
+				t.Errorf("%T cut to %d of %d bytes: %v", c, n, len(b), err)
+			}
+		}
+	}
+	for op := Op(0); op < 255; op++ {
+		if (empty(op) != nil) != seen[op] {
+			t.Errorf("operation %d: known %v, in samples %v", op, empty(op) != nil, seen[op])
+		}
+	}
+}
+
+func TestEncodeOwnsData(t *testing.T) {
+	data := []byte("hello")
+	c := &Write{Ino: 1, Data: data}
+	b := Encode(c, meta.Time{})
+	data[0] = 'X'
+	got, _, err := Decode(b)
+	if err != nil || string(got.(*Write).Data) != "hello" || string(c.Data) != "hello" {
+		t.Fatalf("the command shares the caller's buffer: %q, %q, %v", got, c.Data, err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, c := range samples() {
+		f.Add(Encode(c, meta.Time{Sec: 1}))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, at, err := Decode(b)
+		if err != nil {
+			return
+		}
+		again, t2, err := Decode(Encode(c, at))
+		if err != nil || t2 != at || !bytes.Equal(Encode(again, at), Encode(c, at)) {
+			t.Fatalf("decoded %+v does not survive: %+v, %v", c, again, err)
+		}
+	})
+}
