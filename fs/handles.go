@@ -1,0 +1,49 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vdefs/vde/meta"
+)
+
+// A handle is a number that the kernel gives back. Requests carry the inode and the flags of the open file beside it, so
+// nothing hangs on the number but the locks that were taken through it. What is counted per inode (open files, writers) is
+// in the node table, and each open file holds a Reference on its inode.
+
+// opened answers an open: the caller has referenced the inode.
+func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.OpenOut) {
+	f.nodes.open(node, writes(flags), dropCaps)
+	out.Fh = f.handles.Add(1)
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	if !f.writeback {
+		// Nothing is reported at close that was not reported by a write.
+		if f.locks == nil {
+			out.OpenFlags |= fuse.FOPEN_NOFLUSH
+		}
+		if f.options.NoCache || flags&syscall.O_DIRECT != 0 {
+			out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+		}
+	}
+}
+
+// writes tells whether an open file with these flags may write.
+func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDONLY }
+
+// Release ends an open file: all its descriptors and mappings are gone.
+func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	f.count(opRelease)
+	if f.locks != nil {
+		f.locks.releaseHandle(in.NodeId, in.Fh)
+	}
+	f.nodes.release(in.NodeId, writes(in.Flags))
+	f.volume.Unreference(f.ino(in.NodeId))
+}
+
+// touch notes that a file was read through a file with these flags.
+func (f *filesystem) touch(ino meta.Ino, flags uint32) {
+	if !f.options.NoAtime && !f.options.ReadOnly && flags&syscall.O_NOATIME == 0 {
+		f.volume.TouchAtime(ino)
+	}
+}

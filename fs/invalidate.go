@@ -1,0 +1,38 @@
+package fs
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vdefs/vde/meta"
+)
+
+// What changes behind the kernel's back is pushed to it. None of these may be called while the caller holds something
+// that a request waits for: the kernel may have to wait for a page or a directory that is locked for a request under way.
+// For the same reason they are not called from within a request (but see Lseek).
+
+// InvalidateInode makes the kernel forget data, attributes and, for a directory, the listing of an inode; dirty pages are
+// written first. With the writeback cache size and times of a regular file stay the kernel's.
+func (s *Server) InvalidateInode(ino meta.Ino) error {
+	return ignoreUnknown("inode", ino, s.fuse.InodeNotify(s.fs.node(ino), 0, 0))
+}
+
+// InvalidateAttr makes the kernel forget attributes only.
+func (s *Server) InvalidateAttr(ino meta.Ino) error {
+	return ignoreUnknown("attributes", ino, s.fuse.InodeNotify(s.fs.node(ino), -1, 0))
+}
+
+// InvalidateEntry makes the kernel forget what a name in a directory names, or that there is no such name.
+func (s *Server) InvalidateEntry(parent meta.Ino, name string) error {
+	return ignoreUnknown("entry", parent, s.fuse.EntryNotify(s.fs.node(parent), name))
+}
+
+// ignoreUnknown is nil also where the kernel did not hold what it is told to forget.
+func ignoreUnknown(what string, ino meta.Ino, status fuse.Status) error {
+	if status.Ok() || status == fuse.ENOENT {
+		return nil
+	}
+	return fmt.Errorf("invalidate %s of inode %d: %w", what, ino, syscall.Errno(status))
+}

@@ -1,0 +1,197 @@
+package fs
+
+import (
+	"sync"
+
+	"vdefs/vde/meta"
+)
+
+// nodeTable knows which inodes the kernel may hold, and why the mount keeps a removed one alive.
+//
+// The kernel holds an inode from the first answer that names it (a lookup, or an entry of READDIRPLUS) until it has given
+// back as many lookups with FORGET. RELEASE and FORGET travel in different queues, so either may be the last to come.
+//
+// It is split into shards, as every lookup and forget passes here.
+type nodeTable struct {
+	shards [nodeShards]nodeShard
+}
+
+const nodeShards = 64
+
+type nodeShard struct {
+	mu sync.Mutex
+	m  map[uint64]node // by node id; guarded by mu. Values, not pointers: millions of them cost the collector nothing
+	_  [40]byte        // a cache line of its own
+}
+
+// node is what is known of one node id. It is dropped when lookups and opens are 0.
+type node struct {
+	lookups uint64 // that the kernel will give back
+	opens   uint32 // open files, each with a Reference
+	writers uint32 // those of opens that may write
+	// held: a Reference is kept, because the inode has no name (any more) and the kernel may still come back to it (a
+	// working directory, an O_PATH descriptor). Given back when lookups is 0.
+	held bool
+	// unlinked: held, and no name can be given to it any more (unlike a file made by O_TMPFILE).
+	unlinked bool
+	// dropCaps: it had file capabilities when it was opened for writing; the first write removes them.
+	dropCaps bool
+}
+
+func newNodeTable() *nodeTable {
+	t := new(nodeTable)
+	for i := range t.shards {
+		t.shards[i].m = make(map[uint64]node)
+	}
+	return t
+}
+
+func (t *nodeTable) shard(id uint64) *nodeShard {
+	return &t.shards[(id*0x9E3779B97F4A7C15)>>(64-6)]
+}
+
+// lookup counts an answer that names the node.
+func (t *nodeTable) lookup(id uint64) {
+	if id == uint64(meta.RootIno) {
+		return // never forgotten
+	}
+	s := t.shard(id)
+	s.mu.Lock()
+	n := s.m[id]
+	n.lookups++
+	s.m[id] = n
+	s.mu.Unlock()
+}
+
+// forget takes lookups back. It tells whether a Reference that was held is to be given back.
+func (t *nodeTable) forget(id, lookups uint64) (unreference bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok {
+		return false // the root, or go-fuse's own node
+	}
+	n.lookups -= min(lookups, n.lookups)
+	if n.lookups == 0 {
+		unreference, n.held = n.held, false
+	}
+	s.put(id, n)
+	return unreference
+}
+
+// hold asks to keep a Reference until the kernel has forgotten the node. It is false if the kernel does not know it or
+// one is kept already: then the caller gives its own back.
+func (t *nodeTable) hold(id uint64, unlinked bool) bool {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok || n.lookups == 0 {
+		return false
+	}
+	kept := n.held
+	n.held = true
+	n.unlinked = n.unlinked || unlinked
+	s.m[id] = n
+	return !kept
+}
+
+// open counts a handle; the caller has referenced the inode.
+func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	n := s.m[id]
+	n.opens++
+	if writer {
+		n.writers++
+	}
+	n.dropCaps = n.dropCaps || dropCaps
+	s.m[id] = n
+	s.mu.Unlock()
+}
+
+// release takes a handle back, and tells whether it was the last that could write.
+func (t *nodeTable) release(id uint64, writer bool) (lastWriter bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok || n.opens == 0 {
+		return false
+	}
+	n.opens--
+	if writer && n.writers > 0 {
+		n.writers--
+		lastWriter = n.writers == 0
+	}
+	s.put(id, n)
+	return lastWriter
+}
+
+// get returns what is known of a node.
+func (t *nodeTable) get(id uint64) node {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[id]
+}
+
+// takeDropCaps tells once whether capabilities are to be removed. forget is for when new ones were set.
+func (t *nodeTable) takeDropCaps(id uint64) bool {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok || !n.dropCaps {
+		return false
+	}
+	n.dropCaps = false
+	s.m[id] = n
+	return true
+}
+
+// drain empties the table after the connection is gone: the kernel gives nothing back any more. It returns how many
+// References were kept, by node id.
+func (t *nodeTable) drain() map[uint64]uint32 {
+	kept := make(map[uint64]uint32)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for id, n := range s.m {
+			references := n.opens
+			if n.held {
+				references++
+			}
+			if references > 0 {
+				kept[id] = references
+			}
+		}
+		s.m = make(map[uint64]node)
+		s.mu.Unlock()
+	}
+	return kept
+}
+
+// count returns how many nodes are known and how many files are open.
+func (t *nodeTable) count() (known, open int) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		known += len(s.m)
+		for _, n := range s.m {
+			open += int(n.opens)
+		}
+		s.mu.Unlock()
+	}
+	return known, open
+}
+
+// put stores a node, or drops it when nothing is left of it.
+func (s *nodeShard) put(id uint64, n node) {
+	if n.lookups == 0 && n.opens == 0 {
+		delete(s.m, id)
+		return
+	}
+	s.m[id] = n
+}

@@ -1,0 +1,198 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"vdefs/vde/meta"
+)
+
+func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(opMknod, NewNode{
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode, Umask: in.Umask, UID: in.Uid, GID: in.Gid, Rdev: in.Rdev,
+	}, out)
+}
+
+func (f *filesystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(opMkdir, NewNode{
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode&^syscall.S_IFMT | syscall.S_IFDIR, Umask: in.Umask, UID: in.Uid, GID: in.Gid,
+	}, out)
+}
+
+func (f *filesystem) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(opSymlink, NewNode{
+		Parent: f.ino(in.NodeId), Name: name, Mode: syscall.S_IFLNK | 0o777, UID: in.Uid, GID: in.Gid, Target: target,
+	}, out)
+}
+
+func (f *filesystem) make(o op, node NewNode, out *fuse.EntryOut) fuse.Status {
+	f.count(o)
+	inode, err := f.volume.Make(f.ctx, node)
+	if err != nil {
+		return f.status(o, node.Parent, err)
+	}
+	f.fillEntry(&inode, out)
+	return fuse.OK
+}
+
+func (f *filesystem) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	f.count(opReadlink)
+	ino := f.ino(in.NodeId)
+	inode, err := f.volume.Inode(f.ctx, ino)
+	if err != nil {
+		return nil, f.status(opReadlink, ino, err)
+	}
+	if inode.Mode&syscall.S_IFMT != syscall.S_IFLNK {
+		return nil, fuse.EINVAL
+	}
+	f.touch(ino, 0)
+	return []byte(inode.Target), fuse.OK
+}
+
+func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	f.count(opLink)
+	ino := f.ino(in.Oldnodeid)
+	inode, err := f.volume.Link(f.ctx, ino, f.ino(in.NodeId), name)
+	if err != nil {
+		return f.status(opLink, ino, err)
+	}
+	f.fillEntry(&inode, out)
+	return fuse.OK
+}
+
+func (f *filesystem) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	return f.remove(opUnlink, f.ino(in.NodeId), name)
+}
+
+func (f *filesystem) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	return f.remove(opRmdir, f.ino(in.NodeId), name)
+}
+
+// remove removes a name. The inode is referenced over it, so that it is still there for whatever the kernel may do with
+// it (it knows it: it has just looked it up) if this was its last name.
+func (f *filesystem) remove(o op, parent meta.Ino, name string) fuse.Status {
+	f.count(o)
+	victim, err := f.volume.Lookup(f.ctx, parent, name)
+	if err != nil {
+		return f.status(o, parent, err)
+	}
+	if err := f.volume.Reference(victim.Ino); err != nil {
+		return f.status(o, victim.Ino, err)
+	}
+	var after meta.Inode
+	if o == opRmdir {
+		after, err = f.volume.Rmdir(f.ctx, parent, name)
+	} else {
+		after, err = f.volume.Unlink(f.ctx, parent, name)
+	}
+	f.keepRemoved(victim.Ino, err == nil && after.Ino == victim.Ino && after.Nlink == 0)
+	return f.status(o, parent, err)
+}
+
+// keepRemoved decides about a Reference that was taken before a name of an inode went: if it was the last, the Reference
+// is kept until the kernel has forgotten the inode.
+func (f *filesystem) keepRemoved(ino meta.Ino, last bool) {
+	if !last || !f.nodes.hold(f.node(ino), true) {
+		f.volume.Unreference(ino)
+	}
+}
+
+// Rename moves a name; what had the new name before is removed as by Unlink.
+func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	f.count(opRename)
+	oldParent, newParent := f.ino(in.NodeId), f.ino(in.Newdir)
+	var victim meta.Inode
+	if in.Flags&(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) == 0 {
+		// ENOENT is the usual case, and whatever else is wrong the rename itself says better.
+		if inode, err := f.volume.Lookup(f.ctx, newParent, newName); err == nil && f.volume.Reference(inode.Ino) == nil {
+			victim = inode
+		}
+	}
+	err := f.volume.Rename(f.ctx, oldParent, oldName, newParent, newName, in.Flags)
+	if victim.Ino != 0 {
+		last := false
+		if err == nil {
+			// Renaming a file to another name of itself removes nothing.
+			after, e := f.volume.Inode(f.ctx, victim.Ino)
+			last = e == nil && after.Nlink == 0
+		}
+		f.keepRemoved(victim.Ino, last)
+	}
+	return f.status(opRename, oldParent, err)
+}
+
+// OpenDir is asked once: after ENOSYS the kernel opens directories by itself, and keeps their listings as with
+// FOPEN_CACHE_DIR. That saves two requests per listing, and the server has nothing to do for an open directory.
+func (f *filesystem) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	if f.options.NoCache {
+		return fuse.OK
+	}
+	return fuse.ENOSYS
+}
+
+// ReleaseDir ends an open directory.
+func (f *filesystem) ReleaseDir(*fuse.ReleaseIn) {}
+
+// Offsets in a directory: 0 is its beginning, 1 stands after ".", 2 after "..", and the place after an entry is its
+// cookie and 2.
+const dotEntries = 2
+
+func (f *filesystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	f.count(opReaddir)
+	return f.list(opReaddir, in, out, func(entry *fuse.DirEntry, _ *meta.Inode) bool { return out.AddDirEntry(*entry) })
+}
+
+func (f *filesystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	f.count(opReaddirplus)
+	return f.list(opReaddirplus, in, out, func(entry *fuse.DirEntry, inode *meta.Inode) bool {
+		slot := out.AddDirLookupEntry(*entry)
+		if slot == nil {
+			return false
+		}
+		if inode != nil { // node id 0 ("." and ".."): no lookup
+			f.fillEntry(inode, slot)
+		}
+		return true
+	})
+}
+
+func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add func(*fuse.DirEntry, *meta.Inode) bool) fuse.Status {
+	dir := f.ino(in.NodeId)
+	after := in.Offset
+	var entry fuse.DirEntry
+	if after < dotEntries {
+		inode, err := f.volume.Inode(f.ctx, dir)
+		if err != nil {
+			return f.status(o, dir, err)
+		}
+		if inode.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+			return fuse.ENOTDIR
+		}
+		f.touch(dir, 0)
+		dots := [dotEntries]fuse.DirEntry{
+			{Name: ".", Ino: uint64(dir), Mode: syscall.S_IFDIR, Off: 1},
+			{Name: "..", Ino: uint64(inode.Parent), Mode: syscall.S_IFDIR, Off: 2},
+		}
+		for ; after < dotEntries; after++ {
+			if !add(&dots[after], nil) {
+				return fuse.OK
+			}
+		}
+		if inode.Nlink == 0 {
+			return fuse.OK // removed
+		}
+	}
+	err := f.volume.ReadDir(f.ctx, dir, after-dotEntries, o == opReaddirplus, func(e meta.Dirent, inode *meta.Inode) bool {
+		entry = fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie + dotEntries}
+		return add(&entry, inode)
+	})
+	return f.status(o, dir, err)
+}
+
+// FsyncDir makes a directory's entries durable.
+func (f *filesystem) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	f.count(opFsync)
+	return f.status(opFsync, f.ino(in.NodeId), f.volume.Sync(f.ctx))
+}

@@ -1,0 +1,197 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vdefs/vde/meta"
+)
+
+const capabilityXattr = "security.capability"
+
+func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	f.count(opCreate)
+	parent := f.ino(in.NodeId)
+	inode, err := f.volume.Make(f.ctx, NewNode{
+		Parent: parent, Name: name, Mode: in.Mode&^syscall.S_IFMT | syscall.S_IFREG, Umask: in.Umask, UID: in.Uid, GID: in.Gid,
+		Reference: true,
+	})
+	if err != nil {
+		return f.status(opCreate, parent, err)
+	}
+	f.fillEntry(&inode, &out.EntryOut)
+	f.opened(out.NodeId, in.Flags, false, &out.OpenOut)
+	return fuse.OK
+}
+
+// Tmpfile makes a file without a name (O_TMPFILE). Beside the Reference of the open file, one is held as for a removed
+// file: the kernel can come back to the inode through /proc/self/fd after the file is closed.
+func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	f.count(opTmpfile)
+	parent := f.ino(in.NodeId)
+	inode, err := f.volume.MakeOrphan(f.ctx, NewNode{
+		Parent: parent, Mode: in.Mode&^syscall.S_IFMT | syscall.S_IFREG, Umask: in.Umask, UID: in.Uid, GID: in.Gid,
+		Reference: true,
+	})
+	if err != nil {
+		return f.status(opTmpfile, parent, err)
+	}
+	f.fillEntry(&inode, &out.EntryOut)
+	f.opened(out.NodeId, in.Flags, false, &out.OpenOut)
+	if err := f.volume.Reference(inode.Ino); err == nil && !f.nodes.hold(out.NodeId, false) {
+		f.volume.Unreference(inode.Ino)
+	}
+	return fuse.OK
+}
+
+func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	f.count(opOpen)
+	ino := f.ino(in.NodeId)
+	if err := f.volume.Reference(ino); err != nil {
+		return f.status(opOpen, ino, err)
+	}
+	dropCaps := false
+	var err error
+	switch {
+	case in.Flags&syscall.O_TRUNC != 0:
+		var size uint64
+		_, err = f.volume.SetAttr(f.ctx, ino, SetAttr{Size: &size, KillPriv: in.Mode&fuse.OPEN_KILL_SUIDGID != 0})
+	case f.writeback && writes(in.Flags):
+		dropCaps, err = f.hasCapabilities(ino)
+	}
+	if err != nil {
+		f.volume.Unreference(ino)
+		return f.status(opOpen, ino, err)
+	}
+	f.opened(in.NodeId, in.Flags, dropCaps, out)
+	return fuse.OK
+}
+
+// hasCapabilities tells whether a file carries file capabilities.
+//
+// A write removes them. Those that the kernel sends on from its cache do not, as it cannot be told whether they were
+// written before or after a setxattr (cp -a sets them before it closes). So a file that has some when it is opened for
+// writing loses them with the next write, and one that gets them later keeps them.
+func (f *filesystem) hasCapabilities(ino meta.Ino) (bool, error) {
+	inode, err := f.volume.Inode(f.ctx, ino)
+	if err != nil || inode.Flags&meta.FlagXattr == 0 {
+		return false, err
+	}
+	_, err = f.volume.Xattr(f.ctx, ino, capabilityXattr)
+	if ToErrno(err) == syscall.ENODATA {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Read fills the buffer that go-fuse took from its pool. It is asked of any handle, write-only ones included (the
+// writeback cache completes pages).
+func (f *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	f.count(opRead)
+	ino := f.ino(in.NodeId)
+	n, err := f.volume.Read(f.ctx, ino, in.Offset, buf[:in.Size])
+	if err != nil {
+		return nil, f.status(opRead, ino, err)
+	}
+	f.stats.bytesRead.Add(uint64(n))
+	if !(f.writeback && in.Flags&syscall.O_ACCMODE == syscall.O_WRONLY) {
+		f.touch(ino, in.Flags)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	f.count(opWrite)
+	ino := f.ino(in.NodeId)
+	var how WriteFlags
+	fromCache := in.WriteFlags&fuse.WRITE_CACHE != 0
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		how |= WriteKillPriv
+	}
+	switch {
+	case f.writeback && fromCache:
+		how |= WriteFromCache
+	case !f.writeback && !fromCache && in.Flags&syscall.O_APPEND != 0:
+		how |= WriteAppend
+	}
+	if _, err := f.volume.Write(f.ctx, ino, in.Offset, data, how); err != nil {
+		return 0, f.status(opWrite, ino, err)
+	}
+	if how&WriteFromCache != 0 && f.nodes.takeDropCaps(in.NodeId) {
+		if err := f.volume.RemoveXattr(f.ctx, ino, capabilityXattr); err != nil && ToErrno(err) != syscall.ENODATA {
+			return 0, f.status(opWrite, ino, err)
+		}
+	}
+	// With FOPEN_DIRECT_IO the kernel leaves O_SYNC to the server; otherwise it sends an FSYNC itself.
+	if !f.writeback && !fromCache && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0 && (f.options.NoCache || in.Flags&syscall.O_DIRECT != 0) {
+		if err := f.volume.Sync(f.ctx); err != nil {
+			return 0, f.status(opWrite, ino, err)
+		}
+	}
+	f.stats.bytesWritten.Add(uint64(len(data)))
+	return uint32(len(data)), fuse.OK
+}
+
+// Flush is asked at every close(2). There is nothing to do: the kernel itself writes its cache back before and reports
+// what failed. ENOSYS tells it never to ask again. With locks here, those of the closing process go.
+func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	f.count(opFlush)
+	if f.locks == nil {
+		return fuse.ENOSYS
+	}
+	f.locks.releaseOwner(in.NodeId, in.LockOwner)
+	return fuse.OK
+}
+
+func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	f.count(opFsync)
+	return f.status(opFsync, f.ino(in.NodeId), f.volume.Sync(f.ctx))
+}
+
+func (f *filesystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	f.count(opFallocate)
+	ino := f.ino(in.NodeId)
+	_, err := f.volume.Fallocate(f.ctx, ino, in.Mode, in.Offset, in.Length)
+	return f.status(opFallocate, ino, err)
+}
+
+// Lseek answers SEEK_DATA and SEEK_HOLE. The kernel does not write back before it asks, and would be told that what it
+// still holds is a hole (cp would leave it out), so where somebody may have written the server asks it to. It holds no page
+// while it waits for this answer, so the writes pass.
+func (f *filesystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	f.count(opLseek)
+	ino := f.ino(in.NodeId)
+	if f.writeback && f.nodes.get(in.NodeId).writers > 0 {
+		f.server.InodeNotify(in.NodeId, 0, 0)
+	}
+	offset, err := f.volume.Seek(f.ctx, ino, in.Offset, in.Whence)
+	if err != nil {
+		return f.status(opLseek, ino, err)
+	}
+	out.Offset = offset
+	return fuse.OK
+}
+
+// maxCopy bounds one COPY_FILE_RANGE, whose answer has 32 bits; callers go on where it ended.
+const maxCopy = 1 << 30
+
+func (f *filesystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	f.count(opCopyFileRange)
+	if in.Flags != 0 {
+		return 0, fuse.EINVAL
+	}
+	src, dst := f.ino(in.NodeId), f.ino(in.NodeIdOut)
+	n, _, err := f.volume.CopyRange(f.ctx, src, in.OffIn, dst, in.OffOut, min(in.Len, maxCopy))
+	if err != nil {
+		return 0, f.status(opCopyFileRange, dst, err)
+	}
+	f.touch(src, 0)
+	return uint32(n), fuse.OK
+}
+
+// Ioctl knows none: chattr and the like are told so.
+func (f *filesystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	f.count(opIoctl)
+	return fuse.Status(syscall.ENOTTY)
+}

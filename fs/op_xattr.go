@@ -1,0 +1,62 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// GetXAttr returns the size of a value, and the value if dest has room for it (an empty dest asks for the size).
+func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	f.count(opGetxattr)
+	ino := f.ino(in.NodeId)
+	value, err := f.volume.Xattr(f.ctx, ino, name)
+	if err != nil {
+		return 0, f.status(opGetxattr, ino, err)
+	}
+	if len(dest) > 0 && len(value) > len(dest) {
+		return uint32(len(value)), fuse.ERANGE
+	}
+	copy(dest, value)
+	return uint32(len(value)), fuse.OK
+}
+
+// ListXAttr returns the names, each ended by a NUL.
+func (f *filesystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	f.count(opListxattr)
+	ino := f.ino(in.NodeId)
+	names, err := f.volume.Xattrs(f.ctx, ino)
+	if err != nil {
+		return 0, f.status(opListxattr, ino, err)
+	}
+	size := 0
+	for _, name := range names {
+		size += len(name) + 1
+	}
+	if len(dest) == 0 {
+		return uint32(size), fuse.OK
+	}
+	if size > len(dest) {
+		return uint32(size), fuse.ERANGE
+	}
+	for _, name := range names {
+		n := copy(dest, name)
+		dest[n] = 0
+		dest = dest[n+1:]
+	}
+	return uint32(size), fuse.OK
+}
+
+func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+	f.count(opSetxattr)
+	ino := f.ino(in.NodeId)
+	err := f.volume.SetXattr(f.ctx, ino, name, value, in.Flags, in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0)
+	if err == nil && name == capabilityXattr {
+		f.nodes.takeDropCaps(in.NodeId) // new ones stay
+	}
+	return f.status(opSetxattr, ino, err)
+}
+
+func (f *filesystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	f.count(opRemovexattr)
+	ino := f.ino(in.NodeId)
+	return f.status(opRemovexattr, ino, f.volume.RemoveXattr(f.ctx, ino, name))
+}
