@@ -75,4 +75,3 @@ func (a *applier) atimes(c *command.Atimes) error {
 	}
 	return nil
 }
-

@@ -41,6 +41,8 @@ const (
 	FlagXattr uint32 = 1 << iota
 	// FlagDefaultACL is set on directories with a default ACL.
 	FlagDefaultACL
+	// FlagLinkable is set on an inode that was made without a name (O_TMPFILE): it may get one.
+	FlagLinkable
 )
 
 // Inode is everything that stat(2) tells of a file, and what the store keeps beside it.
