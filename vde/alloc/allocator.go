@@ -65,7 +65,7 @@ func newAllocator(tree *ExtentTree, firstUsable uint64) *Allocator {
 		total:       tree.limit,
 		firstUsable: min(firstUsable, tree.limit),
 		tree:        tree,
-		placement:   placement{tree: tree, cursor: firstUsable},
+		placement:   placement{tree: tree, cursor: firstUsable, streams: streams{runs: map[uint64]uint64{}}},
 	}
 }
 

@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -307,7 +308,8 @@ func (t *ExtentTree) lastKey(from uint64) (key uint64, ok bool) {
 	return key, ok
 }
 
-// fit is a search for the best fitting extent: the shortest with at least count blocks, then the nearest to hint.
+// fit is a search for the best fitting extent: the shortest with at least count blocks, then the nearest to hint, then
+// the lower one.
 type fit struct {
 	count, hint uint64
 	extent      Extent // the best so far, if ok
@@ -315,12 +317,17 @@ type fit struct {
 }
 
 func (f *fit) consider(e Extent) {
-	if e.Count < f.count {
-		return
-	}
-	if !f.ok || e.Count < f.extent.Count || e.Count == f.extent.Count && f.distance(e) < f.distance(f.extent) {
+	if e.Count >= f.count && (!f.ok || f.compare(e, f.extent) < 0) {
 		f.extent, f.ok = e, true
 	}
+}
+
+func (f *fit) compare(a, b Extent) int {
+	return cmp.Or(
+		cmp.Compare(a.Count, b.Count),
+		cmp.Compare(f.distance(a), f.distance(b)),
+		cmp.Compare(a.Start, b.Start),
+	)
 }
 
 func (f *fit) distance(e Extent) uint64 { return max(e.Start, f.hint) - min(e.Start, f.hint) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -54,6 +55,7 @@ func (m *model) findFree(count, hint uint64) (Extent, bool) {
 	if m.isFree(hint) && m.run(hint, m.total).Count >= count {
 		return Extent{hint, count}, true
 	}
+	hint = min(hint, m.total-1)
 	all := m.freeExtents()
 	behind := slices.IndexFunc(all, func(e Extent) bool { return e.End() > hint })
 	if behind < 0 {
@@ -99,6 +101,18 @@ func drawModel(t *rapid.T) (*model, *Allocator) {
 			t.Fatal(err)
 		}
 		a.changed.addAll()
+	}
+	// With many free extents to begin with, the whole index by length matters and not only what is near a hint.
+	if rapid.Bool().Draw(t, "fragmented") {
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "fragments"), 0))
+		for at := first; at < total; {
+			e := Extent{at, min(1+rnd.Uint64N(2), total-at)}
+			if err := a.Reserve(e); err != nil {
+				t.Fatal(err)
+			}
+			m.set(e, false)
+			at = e.End() + 1 + rnd.Uint64N(9)
+		}
 	}
 	return m, a
 }

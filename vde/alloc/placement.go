@@ -19,16 +19,9 @@ const NoHint = 0
 //
 // Room is only a gap that the cursor leaves. It stays free and counts as free, and whoever needs it gets it.
 type placement struct {
-	tree   *ExtentTree
-	cursor uint64
-	// streams remembers where the last allocations ended: each in the slot that its end hashes to.
-	streams [256]stream
-}
-
-// stream is a file that may be growing.
-type stream struct {
-	end uint64 // behind the last block it was given; 0 in an empty slot
-	run uint64 // blocks it was given one after the other, each time asking for end
+	tree    *ExtentTree
+	cursor  uint64
+	streams streams
 }
 
 const (
@@ -36,8 +29,8 @@ const (
 	maxRoom    = 32768 // 128 MiB
 )
 
-// room is what is kept free behind a stream.
-func (s stream) room() uint64 { return min(2*s.run, maxRoom) }
+// room is how many blocks are kept free behind a file that was given run blocks one after the other.
+func room(run uint64) uint64 { return min(2*run, maxRoom) }
 
 // place finds count contiguous free blocks and takes note that they will be taken. It returns false if no free
 // extent is long enough.
@@ -59,11 +52,10 @@ func (p *placement) find(count, hint uint64) (Extent, bool) {
 	if p.tree.freeAt(hint) >= count {
 		return Extent{hint, count}, true
 	}
-	if s := p.stream(hint); s.run > 0 {
-		room := s.room()
-		e, ok := p.findWithRoom(count, room)
+	if run := p.streams.runs[hint]; run > 0 {
+		e, ok := p.findWithRoom(count, room(run))
 		if ok {
-			p.cursor = e.End() + room
+			p.cursor = e.End() + room(run)
 		}
 		return e, ok
 	}
@@ -82,28 +74,38 @@ func (p *placement) findWithRoom(count, room uint64) (Extent, bool) {
 
 // placed takes note that e was given to who asked for hint.
 func (p *placement) placed(e Extent, hint uint64) {
-	s := stream{end: e.End(), run: e.Count}
-	if old := p.slot(hint); hint != NoHint && old.end == hint {
-		s.run += old.run
-		*old = stream{}
-	}
-	*p.slot(s.end) = s
-
 	if hint == NoHint {
+		p.streams.add(e.End(), e.Count)
 		p.cursor = e.End()
-	} else if e.Start <= p.cursor && p.cursor < e.End() {
-		p.cursor = e.End() + s.room()
+		return
+	}
+	run := p.streams.take(hint) + e.Count
+	p.streams.add(e.End(), run)
+	if e.Start <= p.cursor && p.cursor < e.End() {
+		p.cursor = e.End() + room(run)
 	}
 }
 
-// stream returns the stream that ended at a block; its run is 0 if none is remembered.
-func (p *placement) stream(end uint64) stream {
-	if s := *p.slot(end); s.end == end {
-		return s
-	}
-	return stream{}
+// streams remembers the files that were given blocks lately, and so may be growing.
+type streams struct {
+	// runs has the number of blocks that a file was given one after the other, each time asking for the block where it
+	// ended, by the block where it ends now.
+	runs map[uint64]uint64
+	// recent has the keys that were added last, in a ring. The one at oldest is forgotten next.
+	recent [256]uint64
+	oldest int
 }
 
-func (p *placement) slot(end uint64) *stream {
-	return &p.streams[end*0x9e3779b97f4a7c15>>56] // the golden ratio spreads neighbours over the slots
+func (s *streams) add(end, run uint64) {
+	delete(s.runs, s.recent[s.oldest])
+	s.recent[s.oldest] = end
+	s.oldest = (s.oldest + 1) % len(s.recent)
+	s.runs[end] = run
+}
+
+// take forgets the file that ends at a block and returns its run, 0 if there is none.
+func (s *streams) take(end uint64) uint64 {
+	run := s.runs[end]
+	delete(s.runs, end)
+	return run
 }
