@@ -1,0 +1,92 @@
+package deflate
+
+// piece is a part of a chunk: a block, or one that may be joined to its
+// neighbour.
+type piece struct {
+	from, to int
+	h        histogram
+	bits     uint64 // as a block with codes of its own
+}
+
+const (
+	// pieceSymbols is how many symbols a piece has at least before joining.
+	pieceSymbols = 256
+	// maxPieces bounds the work of joining, which grows with its square.
+	maxPieces = 200
+)
+
+// split cuts the sequence of the chunk into blocks: into small pieces at first,
+// then, as long as it saves bits, the two neighbours are joined that save most.
+func (e *Encoder) split(c *chunk) []piece {
+	e.pieces = cut(e.pieces[:0], c)
+	ps := e.pieces
+	for i := range ps {
+		ps[i].bits = e.estimate(&ps[i].h)
+	}
+	// saved[i] is what joining ps[i] and ps[i+1] saves.
+	saved := e.saved[:0]
+	for i := 0; i+1 < len(ps); i++ {
+		saved = append(saved, e.joinSaves(&ps[i], &ps[i+1]))
+	}
+	for len(saved) > 0 {
+		best := 0
+		for i, s := range saved {
+			if s > saved[best] {
+				best = i
+			}
+		}
+		if saved[best] < 0 {
+			break
+		}
+		a := &ps[best]
+		a.bits += ps[best+1].bits - uint64(saved[best])
+		a.to = ps[best+1].to
+		a.h.add(&ps[best+1].h)
+		a.h.literal[endOfBlock] = 1
+		ps = append(ps[:best+1], ps[best+2:]...)
+		saved = append(saved[:best], saved[best+1:]...)
+		if best > 0 {
+			saved[best-1] = e.joinSaves(&ps[best-1], a)
+		}
+		if best < len(saved) {
+			saved[best] = e.joinSaves(a, &ps[best+1])
+		}
+	}
+	e.saved = saved
+	return ps
+}
+
+// cut gives the pieces of a sequence, all but the last one of the same
+// number of symbols.
+func cut(ps []piece, c *chunk) []piece {
+	total := 0
+	for i := 0; i < c.n; i += c.steps[i].length() {
+		total++
+	}
+	each := max(pieceSymbols, (total+maxPieces-1)/maxPieces)
+	for from := 0; from < c.n; {
+		to, n := from, 0
+		for to < c.n && n < each {
+			to += c.steps[to].length()
+			n++
+		}
+		ps = append(ps, piece{from: from, to: to})
+		p := &ps[len(ps)-1]
+		c.count(from, to, &p.h)
+		from = to
+	}
+	return ps
+}
+
+func (e *Encoder) joinSaves(a, b *piece) int64 {
+	h := a.h
+	h.add(&b.h)
+	h.literal[endOfBlock] = 1
+	return int64(a.bits+b.bits) - int64(e.estimate(&h))
+}
+
+// estimate is the length of a block with codes of its own.
+func (e *Encoder) estimate(h *histogram) uint64 {
+	e.trial.plan(h)
+	return 3 + e.trial.headerBits + e.trial.bits(h)
+}

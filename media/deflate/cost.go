@@ -1,0 +1,122 @@
+package deflate
+
+import "math/bits"
+
+// histogram counts the symbols of a block.
+type histogram struct {
+	literal  [literalCodes]uint32 // literals, end of block, lengths
+	distance [distanceCodes]uint32
+}
+
+func (h *histogram) add(o *histogram) {
+	for i, n := range o.literal {
+		h.literal[i] += n
+	}
+	for i, n := range o.distance {
+		h.distance[i] += n
+	}
+}
+
+// costScale is the price of one bit in a cost model.
+const costScale = 1 << costBits
+
+const costBits = 8
+
+// costs is what a symbol costs, its extra bits included, in 1/costScale bits.
+type costs struct {
+	literal  [256]uint32
+	length   [maxMatch + 1]uint32
+	distance [32]uint32 // by symbol; two more than there are, for the bounds check
+}
+
+// log2Table has costScale * log2(1 + i/256), rounded down.
+var log2Table = makeLog2Table()
+
+// makeLog2Table finds each logarithm bit by bit, by squaring, in integers:
+// the same on every machine.
+func makeLog2Table() (t [257]uint16) {
+	for i := range t {
+		x := uint64(256+i) << 22 // 1 + i/256 with 30 bits after the point
+		var log uint16
+		if x >= 2<<30 {
+			t[i] = costScale
+			continue
+		}
+		for range costBits {
+			x = x * x >> 30
+			log <<= 1
+			if x >= 2<<30 {
+				log |= 1
+				x >>= 1
+			}
+		}
+		t[i] = log
+	}
+	return t
+}
+
+// log2 gives costScale * log2(n) for n > 0, within 1/128 bit.
+func log2(n uint32) uint32 {
+	top := bits.Len32(n) - 1
+	mantissa := uint64(n) << 32 >> top >> 24 & 0xff
+	return uint32(top)<<costBits + uint32(log2Table[mantissa])
+}
+
+// entropyCosts sets each symbol's cost to its share of information.
+func (c *costs) entropyCosts(h *histogram) {
+	price := func(count []uint32, set func(symbol int, cost uint32)) {
+		var total uint32
+		for _, n := range count {
+			total += n
+		}
+		// A symbol that did not come up costs as much as one that came up
+		// half a time: dear, but not so dear that it is never tried again.
+		top := log2(2*total + 2)
+		for s, n := range count {
+			set(s, min(max(top-log2(max(2*n, 1)), costScale/4), 16*costScale))
+		}
+	}
+	var lengths [literalCodes - firstLength]uint32
+	price(h.literal[:], func(s int, cost uint32) {
+		switch {
+		case s < endOfBlock:
+			c.literal[s] = cost
+		case s >= firstLength:
+			s -= firstLength
+			lengths[s] = cost + uint32(lengthExtra[s])*costScale
+		}
+	})
+	for l := minMatch; l <= maxMatch; l++ {
+		c.length[l] = lengths[lengthSlot[l]]
+	}
+	price(h.distance[:], func(s int, cost uint32) {
+		c.distance[s] = cost + uint32(distanceExtra[s])*costScale
+	})
+}
+
+// fixedCosts sets the costs of the fixed code (3.2.6).
+func (c *costs) fixedCosts() {
+	for s := range c.literal {
+		c.literal[s] = uint32(fixedBits(s)) * costScale
+	}
+	for l := minMatch; l <= maxMatch; l++ {
+		s := int(lengthSlot[l])
+		c.length[l] = uint32(fixedBits(firstLength+s)+int(lengthExtra[s])) * costScale
+	}
+	for s := range distanceExtra {
+		c.distance[s] = uint32(5+int(distanceExtra[s])) * costScale
+	}
+}
+
+// fixedBits is the length of a symbol in the fixed code.
+func fixedBits(s int) int {
+	switch {
+	case s < 144:
+		return 8
+	case s < 256:
+		return 9
+	case s < 280:
+		return 7
+	}
+	return 8
+}

@@ -1,0 +1,192 @@
+package deflate
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrTooLong is what Append gives when the output would pass the limit.
+var ErrTooLong = errors.New("deflate: the output is longer than the limit")
+
+// Params say how much work is done. All fields must be set.
+type Params struct {
+	Depth  int // most candidates looked at for a position: 1 or more
+	Nice   int // a match of this length is taken without looking on: 3 to 258
+	Passes int // searches of the cheapest sequence after the first: 1 or more
+}
+
+// Sets of parameters.
+var (
+	Quick    = Params{Depth: 12, Nice: 32, Passes: 1}
+	Normal   = Params{Depth: 40, Nice: 128, Passes: 2}
+	Thorough = Params{Depth: 120, Nice: 258, Passes: 4}
+)
+
+func (p Params) validate() error {
+	if p.Depth < 1 || p.Nice < minMatch || p.Nice > maxMatch || p.Passes < 1 {
+		return fmt.Errorf("deflate: parameters %+v are out of range", p)
+	}
+	return nil
+}
+
+const (
+	// chunkSize is how many bytes are parsed as a whole.
+	chunkSize = 1 << 18
+	// maxMatches bounds the matches that are kept; a chunk ends early when
+	// it has more.
+	maxMatches = 1 << 20
+	// maxInput keeps positions and costs inside of 31 bits.
+	maxInput = 1<<31 - 1<<20
+)
+
+// Encoder holds the memory that encoding takes, about 8 MiB for inputs
+// larger than a chunk and less for smaller ones, to be used again. It is not safe
+// for concurrent use. The zero value is ready.
+type Encoder struct {
+	finder finder
+	chunk  chunk
+	costs  costs
+	pieces []piece
+	saved  []int64
+	trial  dynamic
+	block  dynamic
+	h      histogram
+}
+
+// Append deflates src, appends it to dst as a whole stream and gives the
+// result; dst must not overlap src. It fails with ErrTooLong as soon as more than limit bytes
+// would be appended. stop is called from time to time; its error ends the work and
+// is given back; nil means never. With any error the result is nil.
+func (e *Encoder) Append(dst, src []byte, p Params, limit int, stop func() error) ([]byte, error) {
+	return e.append(bitWriter{out: dst}, src, p, limit, stop)
+}
+
+// AppendMarked is Append with an empty block with fixed codes in front, which
+// decoders skip: 10 bits that tell the stream from others.
+func (e *Encoder) AppendMarked(dst, src []byte, p Params, limit int, stop func() error) ([]byte, error) {
+	w := bitWriter{out: dst}
+	w.header(typeFixed, false)
+	w.put(0, 7) // the fixed code of the end of block
+	return e.append(w, src, p, limit, stop)
+}
+
+// IsMarked tells whether a stream begins with an empty block with fixed codes.
+func IsMarked(stream []byte) bool {
+	return len(stream) >= 2 && stream[0] == typeFixed<<1 && stream[1]&3 == 0
+}
+
+func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func() error) ([]byte, error) {
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	if len(src) > maxInput {
+		return nil, fmt.Errorf("deflate: %d bytes of input are more than %d", len(src), maxInput)
+	}
+	base := len(w.out)
+	e.finder.reset(src, p.Depth, p.Nice)
+	defer func() { e.finder.src, e.chunk.src = nil, nil }()
+	if len(src) == 0 {
+		w.header(typeFixed, true)
+		w.put(0, 7)
+	}
+	for pos := 0; pos < len(src); pos += e.chunk.n {
+		if stop != nil {
+			if err := stop(); err != nil {
+				return nil, err
+			}
+		}
+		e.gather(src, pos)
+		e.parse(&w, p, pos+e.chunk.n == len(src))
+		if len(w.out)-base > limit {
+			return nil, ErrTooLong
+		}
+	}
+	w.align()
+	if len(w.out)-base > limit {
+		return nil, ErrTooLong
+	}
+	return w.out, nil
+}
+
+// gather finds the matches of the chunk that starts at pos.
+func (e *Encoder) gather(src []byte, pos int) {
+	c := &e.chunk
+	n := min(chunkSize, len(src)-pos)
+	// A small rest is not worth a chunk of its own.
+	if rest := len(src) - pos - n; rest > 0 && rest < chunkSize/8 {
+		n /= 2
+	}
+	if cap(c.steps) < n {
+		c.steps, c.first, c.cost = make([]step, n), make([]int32, n+1), make([]uint32, n+1)
+	}
+	c.src, c.start = src, pos
+	c.steps, c.first, c.cost = c.steps[:n], c.first[:n+1], c.cost[:n+1]
+	c.matches = c.matches[:0]
+	skip := 0 // positions to go inside of a match that is long enough
+	i := 0
+	for ; i < n && len(c.matches) < maxMatches-maxMatch; i++ {
+		c.first[i] = int32(len(c.matches))
+		if skip > 0 {
+			skip--
+			e.finder.skip(pos + i)
+			continue
+		}
+		c.matches = e.finder.find(pos+i, c.matches)
+		if k := len(c.matches); k > int(c.first[i]) {
+			if l := c.matches[k-1].length(); l >= e.finder.nice {
+				skip = l - 1
+			}
+		}
+	}
+	c.first[i] = int32(len(c.matches))
+	c.n = i
+}
+
+// parse finds the sequences of the chunk and writes its blocks.
+func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
+	c := &e.chunk
+	c.lazy()
+	c.count(0, c.n, &e.h)
+	e.costs.entropyCosts(&e.h)
+	c.cheapest(0, c.n, &e.costs)
+	ps := e.split(c)
+	for i := range ps {
+		from, to := ps[i].from, ps[i].to
+		h := &ps[i].h
+		for range p.Passes {
+			e.costs.entropyCosts(h)
+			c.cheapest(from, to, &e.costs)
+			c.count(from, to, h)
+		}
+		e.write(w, from, to, h, final && i == len(ps)-1)
+	}
+}
+
+// smallBlock is up to how many bytes a block is also parsed for the fixed codes.
+const smallBlock = 2048
+
+// write sends a block in its shortest form.
+func (e *Encoder) write(w *bitWriter, from, to int, h *histogram, final bool) {
+	c := &e.chunk
+	e.block.build(h)
+	bits := e.block.headerBits + e.block.bits(h)
+	if to-from <= smallBlock {
+		e.costs.fixedCosts()
+		kept := append([]step(nil), c.steps[from:to]...)
+		c.cheapest(from, to, &e.costs)
+		c.count(from, to, &e.h)
+		if n := fixed.bits(&e.h); n < bits && n < storedBits(to-from) {
+			w.header(typeFixed, final)
+			w.symbols(c, from, to, fixed)
+			return
+		}
+		copy(c.steps[from:to], kept)
+	}
+	if storedBits(to-from) < 3+bits {
+		w.stored(c.src[c.start+from:c.start+to], final)
+		return
+	}
+	w.header(typeDynamic, final)
+	e.block.writeHeader(w)
+	w.symbols(c, from, to, &e.block.codes)
+}

@@ -1,0 +1,106 @@
+package deflate
+
+// step is how a sequence goes on from a position: a match, of which only
+// length and distance count, or literal.
+type step = match
+
+// literal is the step over one byte.
+const literal step = 1
+
+// chunk is a part of the input that is parsed as a whole.
+type chunk struct {
+	src   []byte // the whole input
+	start int    // first position
+	n     int    // number of positions
+
+	matches []match
+	first   []int32  // matches of position start+i are matches[first[i]:first[i+1]]
+	steps   []step   // the sequence: steps[i] is valid where the sequence comes by
+	cost    []uint32 // scratch of cheapest: from position i to the end of the range
+}
+
+// lazy makes a sequence without a cost model: the longest match, unless the
+// next position has a longer one.
+func (c *chunk) lazy() {
+	for i := 0; i < c.n; {
+		m, ok := c.longest(i)
+		if ok && i+1 < c.n {
+			if next, ok := c.longest(i + 1); ok && next.length() > m.length() {
+				c.steps[i] = literal
+				i++
+				continue
+			}
+		}
+		if !ok {
+			c.steps[i] = literal
+			i++
+			continue
+		}
+		c.steps[i] = m
+		i += m.length()
+	}
+}
+
+// longest gives the longest match of a position inside the chunk. Matches of 3
+// far away are left out: three literals are cheaper.
+func (c *chunk) longest(i int) (match, bool) {
+	ms := c.matches[c.first[i]:c.first[i+1]]
+	if len(ms) == 0 {
+		return 0, false
+	}
+	m := ms[len(ms)-1]
+	if over := i + m.length() - c.n; over > 0 {
+		if m.length()-over < minMatch {
+			return 0, false
+		}
+		m -= match(over)
+	}
+	if m.length() == minMatch && m.distance() > 4096 {
+		return 0, false
+	}
+	return m, true
+}
+
+// cheapest makes the sequence from one position to another that costs least.
+func (c *chunk) cheapest(from, to int, cs *costs) {
+	// cost[i-from] is known from the end backwards; nothing is beyond to.
+	cost := c.cost[:to-from+1]
+	cost[to-from] = 0
+	for i := to - 1; i >= from; i-- {
+		here := cost[i-from:]
+		best := here[1] + cs.literal[c.src[c.start+i]]
+		bestStep := literal
+		length := minMatch
+		for _, m := range c.matches[c.first[i]:c.first[i+1]] {
+			base := cs.distance[m.slot()]
+			reach := min(m.length(), len(here)-1)
+			tail := m &^ 0x1ff
+			for ; length <= reach; length++ {
+				if v := base + cs.length[length] + here[length]; v < best {
+					best, bestStep = v, tail|match(length)
+				}
+			}
+		}
+		here[0] = best
+		c.steps[i] = bestStep
+	}
+}
+
+// count counts the symbols of the sequence from one position to another,
+// with one end of block.
+func (c *chunk) count(from, to int, h *histogram) {
+	*h = histogram{}
+	h.literal[endOfBlock] = 1
+	for i := from; i < to; {
+		s := c.steps[i]
+		if s == literal {
+			h.literal[c.src[c.start+i]]++
+			i++
+			continue
+		}
+		l := s.length()
+		h.literal[firstLength+int(lengthSlot[l])]++
+		h.distance[s.slot()]++
+		i += l
+	}
+}
