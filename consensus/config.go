@@ -1,0 +1,74 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+)
+
+// SyncPolicy says when a group with a single voter makes its log durable. With
+// more voters it is always SyncAlways.
+type SyncPolicy int
+
+const (
+	// SyncOnBarrier acknowledges a proposal from the page cache. It becomes durable
+	// with the next Sync, and Config.SyncInterval later at the latest.
+	SyncOnBarrier SyncPolicy = iota
+	// SyncAlways acknowledges a proposal when it is durable. It is applied before.
+	SyncAlways
+)
+
+// Config says how a Manager keeps its groups.
+type Config struct {
+	// FS is the filesystem that everything is kept in, vfs.Default where nil.
+	FS vfs.FS
+	// Dir holds one directory per group. It is made if it does not exist.
+	Dir string
+	// NodeID is this node, unique in the cluster for all time; not 0.
+	NodeID uint64
+	// Logger is where warnings and progress go. nil: nowhere.
+	Logger logrus.FieldLogger
+
+	Sync SyncPolicy
+	// SyncInterval is how long an entry that nobody asked to sync may stay
+	// unsynced. 0: half a second. At most one second.
+	SyncInterval time.Duration
+	// SegmentSize is the size of a log segment in bytes, see logstore.FileOptions.
+	SegmentSize int64
+
+	// OnDurable is called when the durable index of a group has advanced to index,
+	// in order for one group, with no lock of the group held. The goroutine is the
+	// one that synced: it may be inside Manager.SyncAll and then holds whatever the
+	// caller of SyncAll holds. It must be quick and must not call back.
+	OnDurable func(group GroupID, index uint64)
+}
+
+// withDefaults returns c with its defaults filled in, or what is wrong with it.
+func (c Config) withDefaults() (Config, error) {
+	if c.FS == nil {
+		c.FS = vfs.Default
+	}
+	if c.SyncInterval == 0 {
+		c.SyncInterval = 500 * time.Millisecond
+	}
+	if c.Logger == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		c.Logger = quiet
+	}
+	switch {
+	case c.Dir == "":
+		return c, errors.New("consensus: Config.Dir is not set")
+	case c.NodeID == 0:
+		return c, errors.New("consensus: Config.NodeID is 0, which is no node")
+	case c.SyncInterval < 0 || c.SyncInterval > time.Second:
+		return c, fmt.Errorf("consensus: Config.SyncInterval is %v, at most 1s is allowed", c.SyncInterval)
+	case c.Sync != SyncOnBarrier && c.Sync != SyncAlways:
+		return c, fmt.Errorf("consensus: Config.Sync is %d, which is no policy", c.Sync)
+	}
+	return c, nil
+}

@@ -1,0 +1,349 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"vdefs/consensus/logstore"
+)
+
+// Group is one Raft group on this node. All methods may be called from any
+// goroutine.
+type Group struct {
+	name GroupID
+	m    *Manager
+	dir  string
+	log  LogStore // has its own locks
+
+	last    atomic.Uint64 // last index of the log; written with mu held
+	applied atomic.Uint64 // written with mu held
+	failure atomic.Pointer[error]
+	done    chan struct{} // closed when the group has failed or was closed
+	once    sync.Once     // closes done
+
+	compactMu sync.Mutex // one Compact at a time
+
+	mu     sync.Mutex // one step at a time; guards what follows
+	sm     StateMachine
+	hard   logstore.HardState
+	conf   *pb.ConfState
+	closed bool
+	// one is the entry being proposed, kept here so that it is not allocated.
+	// Invariant: its Data is nil between proposals.
+	one [1]logstore.Entry
+}
+
+// Status describes a group on this node at one moment.
+type Status struct {
+	Group  GroupID
+	NodeID uint64
+	State  string // "leader", "follower", ...; "stopped" after a failure
+	Leader uint64 // 0: none known
+	Term   uint64
+
+	First, Last uint64 // indexes of the log
+	Durable     uint64 // known to be on this node's disk up to here
+	Commit      uint64
+	Applied     uint64
+
+	Voters, Learners []uint64
+	Err              error // why it stopped
+}
+
+// Name returns the group's name.
+func (g *Group) Name() GroupID { return g.name }
+
+// Done is closed when the group has stopped or was closed.
+func (g *Group) Done() <-chan struct{} { return g.done }
+
+// Err returns why the group stopped, nil while it works.
+func (g *Group) Err() error {
+	if p := g.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// stop makes the group fail for good, with the first error given.
+func (g *Group) stop(cause error) error {
+	err := fmt.Errorf("%w: group %s: %w", ErrStopped, g.name, cause)
+	if g.failure.CompareAndSwap(nil, &err) {
+		g.m.cfg.Logger.WithError(cause).Errorf("raft group %s has stopped", g.name)
+		g.once.Do(func() { close(g.done) })
+	}
+	return g.Err()
+}
+
+// usableLocked returns why the group cannot be used, if so.
+func (g *Group) usableLocked() error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	if g.closed {
+		return fmt.Errorf("%w: group %s", ErrClosed, g.name)
+	}
+	return nil
+}
+
+// Propose replicates cmd, applies it, and returns what Apply returned. local is
+// handed to Apply on this node only, beside cmd. The group keeps cmd: the caller
+// must not change it any more.
+//
+// When it returns nil, the entry is applied on this node and committed. Whether
+// it is also durable here is said by Config.Sync and Sync. An error that wraps
+// ErrNotAppended or ErrTooLarge means that nothing happened; one that wraps
+// ErrStopped, or ctx's, that nobody knows.
+func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	result, err := g.proposeSolo(cmd, local)
+	if err == nil && g.m.cfg.Sync == SyncAlways {
+		err = g.syncLog()
+	}
+	return result, err
+}
+
+// proposeSolo is the whole way of a proposal where this node alone is the group:
+// what is in the log is committed.
+func (g *Group) proposeSolo(cmd []byte, local any) (any, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.usableLocked(); err != nil {
+		return nil, err
+	}
+	e := &g.one[0]
+	*e = logstore.Entry{Index: g.last.Load() + 1, Term: g.hard.Term, Type: logstore.EntryCommand, Data: cmd}
+	err := g.log.Append(g.one[:])
+	index := e.Index
+	e.Data = nil
+	if err != nil {
+		if errors.Is(err, ErrNotAppended) || errors.Is(err, ErrTooLarge) {
+			return nil, fmt.Errorf("group %s: %w", g.name, err)
+		}
+		return nil, g.stop(err)
+	}
+	g.last.Store(index)
+	return g.applyLocked(index, g.hard.Term, cmd, local)
+}
+
+func (g *Group) applyLocked(index, term uint64, cmd []byte, local any) (any, error) {
+	result, err := g.sm.Apply(index, term, cmd, local)
+	if err != nil {
+		return nil, g.stop(fmt.Errorf("applying entry %d: %w", index, err))
+	}
+	g.applied.Store(index)
+	return result, nil
+}
+
+// Sync returns when everything that was appended before the call is durable, on
+// a majority. Callers that come together share one flush, which runs beside
+// appending and applying.
+func (g *Group) Sync(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return g.syncLog()
+}
+
+// syncLog makes this node's log durable. It takes no lock of the group.
+func (g *Group) syncLog() error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	switch err := g.log.Sync(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, logstore.ErrClosed):
+		return fmt.Errorf("%w: group %s", ErrClosed, g.name)
+	default:
+		return g.stop(err)
+	}
+}
+
+// DurableIndex is the index up to which log entries are known to be on this
+// node's disk.
+func (g *Group) DurableIndex() uint64 { return g.log.DurableIndex() }
+
+// LastIndex is the index of the log's last entry.
+func (g *Group) LastIndex() uint64 { return g.last.Load() }
+
+// AppliedIndex is the index of the last applied entry.
+func (g *Group) AppliedIndex() uint64 { return g.applied.Load() }
+
+// ReadBarrier returns when a read of this node's state machine sees everything
+// that was acknowledged, on any node, before the call.
+func (g *Group) ReadBarrier(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// With a single voter, what was acknowledged was applied here.
+	return g.Err()
+}
+
+// Compact tells the group that this node's state machine needs no entries up to
+// index any more: its own durable state holds them. The log gives them up when
+// it sees fit. An index beyond what is applied and durable is cut down to that.
+func (g *Group) Compact(index uint64) error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	g.compactMu.Lock()
+	defer g.compactMu.Unlock()
+	index = min(index, g.applied.Load(), g.log.DurableIndex())
+	switch err := g.log.CompactTo(index); {
+	case err == nil:
+		return nil
+	case errors.Is(err, logstore.ErrClosed):
+		return fmt.Errorf("%w: group %s", ErrClosed, g.name)
+	default:
+		return g.stop(err)
+	}
+}
+
+// Status describes the group.
+func (g *Group) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Status{
+		Group: g.name, NodeID: g.m.cfg.NodeID, State: "leader", Leader: g.m.cfg.NodeID, Term: g.hard.Term,
+		First: g.log.FirstIndex(), Last: g.last.Load(), Durable: g.log.DurableIndex(),
+		Commit: g.last.Load(), Applied: g.applied.Load(),
+		Voters: append([]uint64(nil), g.conf.GetVoters()...), Learners: append([]uint64(nil), g.conf.GetLearners()...),
+		Err: g.Err(),
+	}
+	if s.Err != nil {
+		s.State, s.Leader = "stopped", 0
+	}
+	return s
+}
+
+// Close makes the log durable and closes the group. Proposals that are being
+// applied are finished first, later calls fail with ErrClosed.
+func (g *Group) Close() error {
+	g.m.forget(g)
+	return g.close()
+}
+
+func (g *Group) close() error {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return nil
+	}
+	g.closed = true
+	g.mu.Unlock()
+	g.compactMu.Lock()
+	defer g.compactMu.Unlock()
+	err := g.log.Close()
+	g.once.Do(func() { close(g.done) })
+	if err != nil {
+		return fmt.Errorf("closing group %s: %w", g.name, err)
+	}
+	return nil
+}
+
+// openLocked loads the group from its directory and brings the state machine up
+// to the end of the log. Nothing else uses the group yet.
+func (g *Group) open() error {
+	hard, err := logstore.ReadState(g.m.cfg.FS, g.dir)
+	if err != nil {
+		return err
+	}
+	if hard.NodeID != g.m.cfg.NodeID {
+		return fmt.Errorf("%w: %s is of node %d, this is node %d: was the store copied?", ErrWrongNode, g.dir, hard.NodeID, g.m.cfg.NodeID)
+	}
+	g.conf = &pb.ConfState{}
+	if err := proto.Unmarshal(hard.Conf, g.conf); err != nil {
+		return fmt.Errorf("%w: the membership in the hard state of %s: %w", ErrCorrupt, g.dir, err)
+	}
+	log, err := logstore.OpenFile(logstore.FileOptions{
+		FS: g.m.cfg.FS, Dir: g.dir, SegmentSize: g.m.cfg.SegmentSize, Logger: g.m.cfg.Logger.WithField("group", string(g.name)),
+		NeedSync:  g.m.kick,
+		OnDurable: g.onDurable,
+	})
+	if err != nil {
+		return err
+	}
+	g.log = log
+	if err := g.start(hard); err != nil {
+		return errors.Join(err, log.Close())
+	}
+	return nil
+}
+
+// start checks that hard state, log and state machine fit together, and replays.
+func (g *Group) start(hard logstore.HardState) error {
+	last, applied := g.log.LastIndex(), g.sm.AppliedIndex()
+	if term := g.log.LastTerm(); term > hard.Term {
+		return fmt.Errorf("%w: the log's last entry has term %d, the hard state says %d: the hard-state file in %s is older than the log, restore it",
+			ErrLogGap, term, hard.Term, g.dir)
+	}
+	if first := g.log.FirstIndex(); first > applied+1 {
+		return fmt.Errorf("%w: the state has applied entry %d, the log starts at %d: the entries between are lost; "+
+			"restore the state that belongs to %s, or take a snapshot of another node", ErrLogGap, applied, first, g.dir)
+	}
+	if applied > last {
+		return fmt.Errorf("%w: the state has applied entry %d, the log ends at %d: the log in %s was lost or replaced; "+
+			"restore the log that belongs to this state, or take a snapshot of another node", ErrLogGap, applied, last, g.dir)
+	}
+	// A term of its own for each run: should the last one have lost entries that
+	// were never synced, their indexes are not used twice in one term.
+	hard.Term++
+	hard.Vote, hard.Commit = g.m.cfg.NodeID, last
+	if err := logstore.WriteState(g.m.cfg.FS, g.dir, hard); err != nil {
+		return err
+	}
+	g.hard = hard
+	g.last.Store(last)
+	g.applied.Store(applied)
+	return g.replay(applied+1, last)
+}
+
+const (
+	replayChunk    = 4 << 20 // bytes of log read at once
+	replayProgress = 5 * time.Second
+)
+
+// replay applies the entries lo..hi, all of which are durable.
+func (g *Group) replay(lo, hi uint64) error {
+	from, begin, said := lo, time.Now(), time.Now()
+	var entries []logstore.Entry
+	for lo <= hi {
+		var err error
+		entries, err = g.log.Entries(entries[:0], lo, hi+1, replayChunk)
+		if err != nil {
+			return fmt.Errorf("replaying the log of group %s: %w", g.name, err)
+		}
+		for _, e := range entries {
+			if e.Type == logstore.EntryCommand {
+				if _, err := g.sm.Apply(e.Index, e.Term, e.Data, nil); err != nil {
+					return fmt.Errorf("replaying entry %d of group %s: %w", e.Index, g.name, err)
+				}
+			}
+			g.applied.Store(e.Index)
+		}
+		lo += uint64(len(entries))
+		if time.Since(said) > replayProgress {
+			said = time.Now()
+			g.m.cfg.Logger.Infof("raft group %s: replayed %d of %d entries", g.name, lo-from, hi+1-from)
+		}
+	}
+	if hi >= from {
+		g.m.cfg.Logger.Infof("raft group %s: replayed entries %d to %d in %v", g.name, from, hi, time.Since(begin).Round(time.Millisecond))
+	}
+	return nil
+}
+
+func (g *Group) onDurable(index uint64) {
+	if f := g.m.cfg.OnDurable; f != nil {
+		f(g.name, index)
+	}
+}
