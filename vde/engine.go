@@ -61,6 +61,7 @@ type Engine struct {
 
 	failed         atomic.Pointer[error]
 	closed         atomic.Bool
+	abandoned      atomic.Bool
 	checksumErrors atomic.Uint64
 
 	wake    chan struct{} // a token: the overlay may have something to flush
@@ -354,8 +355,11 @@ func (e *Engine) Close() error {
 	close(e.stop)
 	e.workers.Wait()
 	err := e.Err()
-	if err == nil {
+	if err == nil && !e.abandoned.Load() {
 		err = e.closeClean()
 	}
 	return errors.Join(err, e.meta.Close(), e.img.Close(), e.lock.Close())
 }
+
+// Abandon makes Close leave the store as after a crash: nothing more is written. For when opening it failed half-way.
+func (e *Engine) Abandon() { e.abandoned.Store(true) }

@@ -161,3 +161,15 @@ func (e *Engine) Seek(ino meta.Ino, off uint64, hole bool) (at uint64, found boo
 	}
 	return pos, found && pos < in.Size, nil
 }
+
+// Shared tells whether any of the blocks is, or lately was, mapped more than once.
+func (e *Engine) Shared(start, count uint64) bool {
+	for count > 0 {
+		shared, n := e.refs.sharedPrefix(start, count)
+		if shared {
+			return true
+		}
+		start, count = start+n, count-n
+	}
+	return false
+}

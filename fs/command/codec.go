@@ -147,10 +147,9 @@ func (c *Remove) encode(w *writer) {
 	w.num(uint64(c.Parent))
 	w.str(c.Name)
 	w.bool(c.Dir)
-	w.num(uint64(c.Reap))
 }
 func (c *Remove) decode(r *reader) {
-	*c = Remove{Parent: r.ino(), Name: r.str(), Dir: r.bool(), Reap: r.ino()}
+	*c = Remove{Parent: r.ino(), Name: r.str(), Dir: r.bool()}
 }
 
 func (c *Rename) encode(w *writer) {
@@ -159,11 +158,10 @@ func (c *Rename) encode(w *writer) {
 	w.num(uint64(c.NewParent))
 	w.str(c.NewName)
 	w.num(uint64(c.Flags))
-	w.num(uint64(c.Reap))
 }
 func (c *Rename) decode(r *reader) {
 	*c = Rename{
-		OldParent: r.ino(), OldName: r.str(), NewParent: r.ino(), NewName: r.str(), Flags: r.num32(), Reap: r.ino(),
+		OldParent: r.ino(), OldName: r.str(), NewParent: r.ino(), NewName: r.str(), Flags: r.num32(),
 	}
 }
 

@@ -90,23 +90,20 @@ type Link struct {
 	Name   string
 }
 
-// Remove removes a name: of a directory (Dir) or of anything else. Reap is the inode that nobody has open: it is
-// freed at once when this was its last name.
+// Remove removes a name: of a directory (Dir) or of anything else. An inode without a name stays until a Reap.
 type Remove struct {
 	Parent meta.Ino
 	Name   string
 	Dir    bool
-	Reap   meta.Ino
 }
 
-// Rename is renameat2(2). Reap as with Remove, for what the new name meant before.
+// Rename is renameat2(2).
 type Rename struct {
 	OldParent meta.Ino
 	OldName   string
 	NewParent meta.Ino
 	NewName   string
 	Flags     uint32
-	Reap      meta.Ino
 }
 
 // Write writes data, at Off or at the end.

@@ -32,8 +32,6 @@ type Result struct {
 	Bytes uint64     // Write: the offset where the data went
 	// Replaced is what a Rename took a name from (Ino 0: nothing), or exchanged with.
 	Replaced meta.Inode
-	// Freed lists inodes that are gone.
-	Freed []meta.Ino
 }
 
 // Apply does what a command says, at time t.

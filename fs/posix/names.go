@@ -153,34 +153,24 @@ func (a *applier) remove(c *command.Remove) error {
 		parent.Nlink--
 	}
 	a.changed(parent)
-	return a.unnamed(in, c.Reap)
+	a.unnamed(in)
+	return nil
 }
 
-// unnamed takes a name away from an inode, whose entry is gone or replaced; without names it is freed (if reap says
-// that nobody has it open) or becomes an orphan.
-func (a *applier) unnamed(in *meta.Inode, reap meta.Ino) error {
+// unnamed takes a name away from an inode, whose entry is gone or replaced; without names it is an orphan, until
+// somebody who knows that nobody has it open reaps it.
+func (a *applier) unnamed(in *meta.Inode) {
 	if isDir(in) {
 		in.Nlink = 0
 	} else {
 		in.Nlink--
 	}
 	in.Ctime = a.now
-	a.res.Inode = *in
-	if in.Nlink > 0 {
-		a.SetInode(in)
-		return nil
+	if in.Nlink == 0 {
+		a.SetOrphan(in.Ino)
 	}
-	if in.Ino == reap {
-		return a.free(in)
-	}
-	a.SetOrphan(in.Ino)
 	a.SetInode(in)
-	return nil
-}
-
-func (a *applier) free(in *meta.Inode) error {
-	a.res.Freed = append(a.res.Freed, in.Ino)
-	return a.FreeInode(in)
+	a.res.Inode = *in
 }
 
 func (a *applier) reap(c *command.Reap) error {
@@ -195,7 +185,7 @@ func (a *applier) reap(c *command.Reap) error {
 		if in.Nlink > 0 {
 			continue // it got a name meanwhile
 		}
-		if err := a.free(in); err != nil {
+		if err := a.FreeInode(in); err != nil {
 			return err
 		}
 	}

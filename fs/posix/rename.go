@@ -104,9 +104,7 @@ func (a *applier) rename(c *command.Rename) error {
 	a.changed(from)
 	a.changed(to)
 	if exists {
-		if err := a.unnamed(target, c.Reap); err != nil {
-			return err
-		}
+		a.unnamed(target)
 		a.res.Replaced = a.res.Inode
 	}
 	a.res.Inode = *in

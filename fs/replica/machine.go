@@ -1,0 +1,72 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"vdefs/fs/command"
+	"vdefs/fs/posix"
+	"vdefs/vde"
+	"vdefs/vde/meta"
+)
+
+// machine is the state machine of one group on this node.
+type machine struct {
+	eng  *vde.Engine
+	slot uint16
+}
+
+// proposal is what the proposer on this node hands to Apply beside the bytes: the same command, decoded.
+type proposal struct {
+	cmd  command.Command
+	time meta.Time
+}
+
+// outcome is what Apply hands back: the command's result, or the errno that refused it, and the transaction whose Rest
+// the proposer runs outside of the group's order.
+type outcome struct {
+	res posix.Result
+	err error
+	tx  *vde.Tx
+}
+
+// Apply implements consensus.StateMachine.
+func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) {
+	p, mine := local.(*proposal)
+	if !mine {
+		c, t, err := command.Decode(cmd)
+		if err != nil {
+			return nil, err
+		}
+		p = &proposal{c, t}
+	}
+	tx, err := m.eng.Begin(m.slot, index, term)
+	if err != nil {
+		return nil, err
+	}
+	res, err := posix.Apply(tx, p.cmd, p.time)
+	if err != nil {
+		if derr := tx.Discard(); derr != nil {
+			return nil, derr
+		}
+		var errno syscall.Errno
+		if !errors.As(err, &errno) {
+			return nil, fmt.Errorf("%T: %w", p.cmd, err)
+		}
+		return outcome{err: err}, nil
+	}
+	if err := tx.Commit(); err != nil {
+		return nil, err
+	}
+	if mine {
+		return outcome{res: res, tx: tx}, nil
+	}
+	return outcome{res: res}, tx.Rest()
+}
+
+// AppliedIndex implements consensus.StateMachine.
+func (m *machine) AppliedIndex() uint64 {
+	g, _ := m.eng.Group(m.slot)
+	return g.Applied
+}

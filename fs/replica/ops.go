@@ -1,0 +1,387 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vdefs/fs"
+	"vdefs/fs/command"
+	"vdefs/fs/posix"
+	"vdefs/vde"
+	"vdefs/vde/meta"
+)
+
+// Lookup implements fs.Volume.
+func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
+	if name == "." || name == ".." {
+		in, err := v.Inode(ctx, parent)
+		if err != nil || name == "." {
+			return in, err
+		}
+		return v.Inode(ctx, in.Parent)
+	}
+	if err := posix.CheckName(name); err != nil {
+		return meta.Inode{}, err
+	}
+	// Entry and inode are read one after the other: a removal between the two is a lookup that came after it.
+	e, err := v.eng.Meta().Dirent(parent, name)
+	if errors.Is(err, meta.ErrNotFound) {
+		dir, err := v.Inode(ctx, parent)
+		if err == nil && dir.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = syscall.ENOTDIR
+		} else if err == nil {
+			err = syscall.ENOENT
+		}
+		return meta.Inode{}, err
+	}
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	in, err := v.Inode(ctx, e.Ino)
+	if errors.Is(err, syscall.ESTALE) {
+		err = syscall.ENOENT
+	}
+	v.watch.named(parent, name, &in)
+	return in, err
+}
+
+// Inode implements fs.Volume.
+func (v *Volume) Inode(_ context.Context, ino meta.Ino) (meta.Inode, error) {
+	in, err := v.eng.Meta().Inode(ino)
+	if errors.Is(err, meta.ErrNotFound) {
+		err = syscall.ESTALE
+	}
+	if err == nil {
+		v.atimes.overlay(&in)
+	}
+	return in, err
+}
+
+// SetAttr implements fs.Volume.
+func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (meta.Inode, error) {
+	c := &command.SetAttr{Ino: ino}
+	if change.Mode != nil {
+		c.Set, c.Mode = c.Set|command.SetMode, *change.Mode
+	}
+	if change.UID != nil {
+		c.Set, c.UID = c.Set|command.SetUID, *change.UID
+	}
+	if change.GID != nil {
+		c.Set, c.GID = c.Set|command.SetGID, *change.GID
+	}
+	if change.Size != nil {
+		c.Set, c.Size = c.Set|command.SetSize, *change.Size
+		if *change.Size%4096 != 0 {
+			// The block that is cut is rewritten.
+			done, err := v.reserve(ctx, 1)
+			if err != nil {
+				return meta.Inode{}, err
+			}
+			defer done()
+		}
+	}
+	if change.Atime != nil {
+		c.Set, c.Atime = c.Set|command.SetAtime, *change.Atime
+	}
+	if change.Mtime != nil {
+		c.Set, c.Mtime = c.Set|command.SetMtime, *change.Mtime
+	}
+	if change.Ctime != nil {
+		c.Set, c.Ctime = c.Set|command.SetCtime, *change.Ctime
+	}
+	if change.KillPriv {
+		c.Set |= command.KillPriv
+	}
+	res, err := v.change(ctx, c)
+	if err == nil {
+		if change.Atime != nil {
+			v.atimes.forget(ino)
+		}
+		if change.Size != nil {
+			v.watch.wrote(ino)
+		}
+		v.atimes.overlay(&res.Inode)
+	}
+	return res.Inode, err
+}
+
+func (v *Volume) makeNode(ctx context.Context, n fs.NewNode, orphan bool) (meta.Inode, error) {
+	c := &command.Make{
+		Parent: n.Parent, Name: n.Name, Mode: n.Mode, Umask: n.Umask, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Target: n.Target,
+		Orphan: orphan, SecurityName: n.Security.Name, SecurityValue: n.Security.Value,
+	}
+	res, err := v.change(ctx, c)
+	if err != nil {
+		return res.Inode, err
+	}
+	if n.Reference {
+		v.opens.add(res.Inode.Ino)
+	}
+	if !orphan {
+		v.watch.named(n.Parent, n.Name, &res.Inode)
+	}
+	return res.Inode, nil
+}
+
+// Make implements fs.Volume.
+func (v *Volume) Make(ctx context.Context, n fs.NewNode) (meta.Inode, error) {
+	return v.makeNode(ctx, n, false)
+}
+
+// MakeOrphan implements fs.Volume.
+func (v *Volume) MakeOrphan(ctx context.Context, n fs.NewNode) (meta.Inode, error) {
+	n.Reference = true
+	return v.makeNode(ctx, n, true)
+}
+
+// Link implements fs.Volume.
+func (v *Volume) Link(ctx context.Context, ino, parent meta.Ino, name string) (meta.Inode, error) {
+	res, err := v.change(ctx, &command.Link{Ino: ino, Parent: parent, Name: name})
+	if err == nil {
+		v.watch.named(parent, name, &res.Inode)
+	}
+	return res.Inode, err
+}
+
+// unnamed frees an inode that has lost its last name, if nobody has it open.
+func (v *Volume) unnamed(in *meta.Inode) {
+	if in.Ino != 0 && in.Nlink == 0 && !v.opens.used(in.Ino) {
+		v.reaper.add(in.Ino)
+	}
+}
+
+// Unlink implements fs.Volume.
+func (v *Volume) Unlink(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
+	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name})
+	if err == nil {
+		v.unnamed(&res.Inode)
+	}
+	return res.Inode, err
+}
+
+// Rmdir implements fs.Volume.
+func (v *Volume) Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
+	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name, Dir: true})
+	if err == nil {
+		v.unnamed(&res.Inode)
+	}
+	return res.Inode, err
+}
+
+// Rename implements fs.Volume.
+func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags uint32) error {
+	res, err := v.change(ctx, &command.Rename{OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
+	if err != nil {
+		return err
+	}
+	v.unnamed(&res.Replaced)
+	v.watch.renamed(newParent, newName, &res.Inode)
+	if flags&unix.RENAME_EXCHANGE != 0 {
+		v.watch.renamed(oldParent, oldName, &res.Replaced)
+	}
+	return nil
+}
+
+// ReadDir implements fs.Volume.
+func (v *Volume) ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus bool, yield func(meta.Dirent, *meta.Inode) bool) error {
+	return v.eng.Meta().Dirents(dir, after, func(e meta.Dirent) (bool, error) {
+		if !plus {
+			return yield(e, nil), nil
+		}
+		in, err := v.Inode(ctx, e.Ino)
+		if errors.Is(err, syscall.ESTALE) {
+			return true, nil // removed meanwhile
+		}
+		if err != nil {
+			return false, err
+		}
+		v.watch.named(dir, e.Name, &in)
+		return yield(e, &in), nil
+	})
+}
+
+// Reference implements fs.Volume.
+func (v *Volume) Reference(ino meta.Ino) error {
+	v.opens.add(ino)
+	if _, err := v.eng.Meta().Inode(ino); err != nil {
+		v.opens.drop(ino)
+		if errors.Is(err, meta.ErrNotFound) {
+			return syscall.ESTALE
+		}
+		return err
+	}
+	return nil
+}
+
+// Unreference implements fs.Volume.
+func (v *Volume) Unreference(ino meta.Ino) {
+	if !v.opens.drop(ino) {
+		return
+	}
+	in, err := v.eng.Meta().Inode(ino)
+	if err != nil {
+		return
+	}
+	if in.Nlink == 0 {
+		v.reaper.add(ino)
+	} else {
+		v.watch.closed(ino)
+	}
+}
+
+// Read implements fs.Volume.
+func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error) {
+	n, err := v.eng.Read(ctx, ino, off, dst)
+	switch {
+	case errors.Is(err, vde.ErrBadBlock):
+		err = errors.Join(syscall.EIO, err)
+	case errors.Is(err, meta.ErrNotFound):
+		err = syscall.ESTALE
+	}
+	return n, err
+}
+
+// Write implements fs.Volume.
+func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
+	done, err := v.reserve(ctx, vde.BlocksFor(off, uint64(len(data)))+1)
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	defer done()
+	res, err := v.change(ctx, &command.Write{
+		Ino: ino, Off: off, Data: data,
+		Append: how&fs.WriteAppend != 0, KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
+	})
+	if err == nil {
+		v.watch.wrote(ino)
+	}
+	return res.Inode, err
+}
+
+// Fallocate implements fs.Volume.
+func (v *Volume) Fallocate(ctx context.Context, ino meta.Ino, mode uint32, off, length uint64) (meta.Inode, error) {
+	blocks := uint64(2) // the parts of blocks at both ends
+	if mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
+		if length > vde.MaxFileSize {
+			return meta.Inode{}, syscall.EFBIG
+		}
+		blocks += vde.BlocksFor(off, length)
+	}
+	done, err := v.reserve(ctx, blocks)
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	defer done()
+	res, err := v.change(ctx, &command.Fallocate{Ino: ino, Mode: mode, Off: off, Length: length})
+	if err == nil {
+		v.watch.wrote(ino)
+	}
+	return res.Inode, err
+}
+
+// copyChunk is how much CopyRange copies with one command where it cannot share, in bytes.
+const copyChunk = 1 << 20
+
+// CopyRange implements fs.Volume: whole blocks at equal offsets within a block are shared, the rest is copied.
+func (v *Volume) CopyRange(ctx context.Context, src meta.Ino, srcOff uint64, dst meta.Ino, dstOff, length uint64) (uint64, meta.Inode, error) {
+	in, err := v.Inode(ctx, src)
+	if err != nil {
+		return 0, in, err
+	}
+	out, err := v.Inode(ctx, dst)
+	if err != nil {
+		return 0, out, err
+	}
+	if srcOff >= in.Size {
+		return 0, out, nil
+	}
+	length = min(length, in.Size-srcOff)
+	switch {
+	case dstOff+length < dstOff || dstOff+length > vde.MaxFileSize:
+		return 0, out, syscall.EFBIG
+	case src == dst && srcOff < dstOff+length && dstOff < srcOff+length:
+		return 0, out, syscall.EINVAL
+	}
+	const bs = 4096
+	done := uint64(0)
+	copyBytes := func(n uint64) error {
+		buf := make([]byte, min(n, copyChunk))
+		for n > 0 {
+			m, err := v.Read(ctx, src, srcOff+done, buf[:min(n, copyChunk)])
+			if err != nil || m == 0 {
+				return err
+			}
+			if out, err = v.Write(ctx, dst, dstOff+done, buf[:m], 0); err != nil {
+				return err
+			}
+			done += uint64(m)
+			n -= uint64(m)
+		}
+		return nil
+	}
+	if srcOff%bs == dstOff%bs {
+		if head := (bs - srcOff%bs) % bs; head > 0 {
+			if err := copyBytes(min(head, length)); err != nil {
+				return done, out, err
+			}
+		}
+		// The last block of the source is shared whole where it lands at or behind the end of the destination: what
+		// is behind the end of a file is zeros in both.
+		left := length - done
+		blocks, size := left/bs, dstOff+done
+		if left%bs != 0 && srcOff+length == in.Size && dstOff+length >= out.Size {
+			blocks++
+			size += left
+		} else {
+			size += blocks * bs
+		}
+		if blocks > 0 {
+			res, err := v.change(ctx, &command.Share{
+				Src: src, SrcBlock: (srcOff + done) / bs, Dst: dst, DstBlock: (dstOff + done) / bs, Count: blocks, DstSize: size,
+			})
+			if err != nil {
+				return done, out, err
+			}
+			v.watch.wrote(dst)
+			out = res.Inode
+			done = min(length, done+blocks*bs)
+		}
+	}
+	if err := copyBytes(length - done); err != nil && done == 0 {
+		return 0, out, err
+	}
+	return done, out, nil
+}
+
+// Seek implements fs.Volume.
+func (v *Volume) Seek(_ context.Context, ino meta.Ino, off uint64, whence uint32) (uint64, error) {
+	hole := whence == unix.SEEK_HOLE
+	if !hole && whence != unix.SEEK_DATA {
+		return 0, syscall.EINVAL
+	}
+	at, found, err := v.eng.Seek(ino, off, hole)
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		return 0, syscall.ESTALE
+	case err != nil:
+		return 0, err
+	case !found:
+		return 0, syscall.ENXIO
+	}
+	return at, nil
+}
+
+// TouchAtime implements fs.Volume.
+func (v *Volume) TouchAtime(ino meta.Ino) { v.atimes.touch(ino) }
+
+// StatFS implements fs.Volume. As many inodes are said to be possible as there is room for files of one block.
+func (v *Volume) StatFS(context.Context) (fs.StatFS, error) {
+	total, free := v.eng.Usage()
+	g, _ := v.eng.Group(0)
+	return fs.StatFS{
+		BlockSize: 4096, Blocks: total, BlocksFree: free, BlocksAvail: free, Files: g.Inodes + free, FilesFree: free,
+	}, nil
+}

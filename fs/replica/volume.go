@@ -1,0 +1,226 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+
+	"vdefs/consensus"
+	"vdefs/fs"
+	"vdefs/fs/command"
+	"vdefs/fs/posix"
+	"vdefs/vde"
+	"vdefs/vde/meta"
+)
+
+// Options say how a volume is opened.
+type Options struct {
+	FS       vfs.FS // nil: the operating system's
+	ReadOnly bool   // refuse changes with EROFS (recovery still writes)
+	Atime    Atime
+	Logger   logrus.FieldLogger
+	// SegmentSize of the logs in bytes (0: the default).
+	SegmentSize int64
+	// CheckpointEvery and CacheSize: see vde.OpenOptions.
+	CheckpointEvery time.Duration
+	CacheSize       int64
+}
+
+// Volume is a mounted store: it implements fs.Volume.
+type Volume struct {
+	dir      string
+	log      logrus.FieldLogger
+	readOnly bool
+	eng      *vde.Engine
+	mgr      *consensus.Manager
+
+	groups []*consensus.Group // by slot; fixed after Open
+
+	opens  *opens
+	reaper *reaper
+	atimes *atimes
+	watch  watchers
+
+	stop    chan struct{}
+	workers sync.WaitGroup
+	closed  sync.Once
+}
+
+var _ fs.Volume = (*Volume)(nil)
+
+// Open opens the store in dir, applies what the logs hold beyond the metadata, and frees what was unlinked but open
+// when the store was last in use.
+func Open(dir string, o Options) (v *Volume, err error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = logrus.StandardLogger()
+	}
+	v = &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, opens: newOpens(), stop: make(chan struct{})}
+	v.reaper = &reaper{v: v, wake: make(chan struct{}, 1)}
+	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
+	slots := map[consensus.GroupID]uint16{consensus.DefaultGroup: 0}
+
+	v.eng, err = vde.Open(dir, vde.OpenOptions{
+		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, CacheSize: o.CacheSize, OnCheckpoint: v.compact,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		v.eng.Abandon()
+		if v.mgr != nil {
+			err = errors.Join(err, v.mgr.Close())
+		}
+		err = errors.Join(err, v.eng.Close())
+	}()
+	v.mgr, err = consensus.Open(consensus.Config{
+		FS: o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
+		OnDurable: func(group consensus.GroupID, index uint64) { v.eng.LogDurable(slots[group], index) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	v.eng.AttachLogs(v.mgr)
+	g, err := v.openGroup(consensus.DefaultGroup, slots[consensus.DefaultGroup])
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	v.groups = []*consensus.Group{g}
+	v.eng.LogDurable(0, g.DurableIndex())
+
+	err = v.eng.Meta().Orphans(0, func(ino meta.Ino) (bool, error) {
+		v.reaper.list = append(v.reaper.list, ino)
+		return true, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	if n := len(v.reaper.list); n > 0 {
+		v.log.WithField("files", n).Info("freeing files that were unlinked while open")
+		v.reaper.wake <- struct{}{}
+	}
+	v.workers.Go(func() { v.reaper.run(v.stop) })
+	v.workers.Go(func() { v.atimes.run(v.stop) })
+	return v, nil
+}
+
+// openGroup opens a group's log, or makes it when the group has never had an entry.
+func (v *Volume) openGroup(name consensus.GroupID, slot uint16) (*consensus.Group, error) {
+	m := &machine{v.eng, slot}
+	g, err := v.mgr.OpenGroup(name, m)
+	if errors.Is(err, consensus.ErrGroupNotFound) {
+		if applied := m.AppliedIndex(); applied > 0 {
+			return nil, fmt.Errorf("the log of group %s is missing from %s, the metadata has applied %d of its entries: restore the log",
+				name, filepath.Join(v.dir, "raft"), applied)
+		}
+		return v.mgr.CreateGroup(name, m)
+	}
+	return g, err
+}
+
+// compact forgets the log that this node does not need any more.
+func (v *Volume) compact(slot uint16, applied uint64) {
+	if int(slot) >= len(v.groups) {
+		return // while opening
+	}
+	if err := v.groups[slot].Compact(applied); err != nil && !errors.Is(err, consensus.ErrClosed) {
+		v.log.WithError(err).WithField("group", v.groups[slot].Name()).Warn("compacting the log failed")
+	}
+}
+
+// Close puts everything on disk and closes the store. The mount must be gone.
+func (v *Volume) Close() (err error) {
+	err = vde.ErrClosed
+	v.closed.Do(func() {
+		close(v.stop)
+		v.workers.Wait()
+		err = nil
+		if v.eng.Err() == nil && !v.readOnly {
+			err = errors.Join(v.atimes.flush(context.Background()), v.reaper.drain(context.Background()))
+		}
+		if v.eng.Err() == nil {
+			err = errors.Join(err, v.Sync(context.Background()))
+		}
+		// The engine's last checkpoint syncs the logs, so they are closed after it.
+		err = errors.Join(err, v.eng.Close(), v.mgr.Close())
+	})
+	return err
+}
+
+// group returns the group that holds an inode.
+func (v *Volume) group(ino meta.Ino) (*consensus.Group, error) {
+	if s := ino.Group(); int(s) < len(v.groups) {
+		return v.groups[s], nil
+	}
+	return nil, syscall.ESTALE
+}
+
+// propose puts a command into the log of its group and returns its result when it has been applied here.
+func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, error) {
+	g := v.groups[0]
+	p := &proposal{cmd: c, time: fs.Now()}
+	r, err := g.Propose(ctx, command.Encode(c, p.time), p)
+	if err != nil {
+		if errors.Is(err, consensus.ErrNotAppended) {
+			err = errors.Join(syscall.ENOSPC, err)
+		}
+		return posix.Result{}, err
+	}
+	o := r.(outcome)
+	if o.err != nil {
+		return o.res, o.err
+	}
+	return o.res, o.tx.Rest()
+}
+
+// change is propose for what a user asks for: refused on a read-only volume, held back while too much waits in memory.
+func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, error) {
+	if v.readOnly {
+		return posix.Result{}, syscall.EROFS
+	}
+	if err := v.eng.WaitRoom(func() error { return v.groups[0].Sync(ctx) }); err != nil {
+		return posix.Result{}, err
+	}
+	return v.propose(ctx, c)
+}
+
+// reserve promises blocks to a change and returns the function that takes the promise back. What was unlinked is
+// freed first when that helps.
+func (v *Volume) reserve(ctx context.Context, blocks uint64) (func(), error) {
+	err := v.eng.Reserve(blocks)
+	if errors.Is(err, vde.ErrNoSpace) {
+		if derr := v.reaper.drain(ctx); derr != nil {
+			return nil, derr
+		}
+		err = v.eng.Reserve(blocks)
+	}
+	if err != nil {
+		if errors.Is(err, vde.ErrNoSpace) {
+			err = errors.Join(syscall.ENOSPC, err)
+		}
+		return nil, err
+	}
+	return func() { v.eng.Unreserve(blocks) }, nil
+}
+
+// Sync implements fs.Volume.
+func (v *Volume) Sync(ctx context.Context) error {
+	for _, g := range v.groups {
+		if err := g.Sync(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
