@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"vdefs/vde"
+	"vdefs/vde/layout"
+)
+
+// storeErrors maps what the engine says to exit codes.
+var storeErrors = []struct {
+	err  error
+	code exitCode
+}{
+	{vde.ErrStoreExists, exitStoreExists},
+	{vde.ErrNotAStore, exitNotAStore},
+	{vde.ErrStoreInUse, exitStoreInUse},
+	{vde.ErrTooSmall, exitNoSpace},
+	{vde.ErrDamaged, exitDamaged},
+	{vde.ErrNoSpace, exitNoSpace},
+	{vde.ErrBadBlock, exitIO},
+	{vde.ErrFailed, exitIO},
+}
+
+// storeFormats tells the oldest and newest format of a store that this program reads.
+func storeFormats() (oldest, newest int) { return layout.Version1, layout.Newest }
+
+// checkStore refuses a directory that is no store which this program can read.
+func checkStore(store string) error {
+	info, err := os.Stat(store)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return failf(exitNotAStore, "store %s does not exist: make it with `vde format %s`", store, store)
+	case err != nil:
+		return explainOpen(store, err)
+	case !info.IsDir():
+		return failf(exitNotAStore, "store %s is no directory: name the directory that vde format made", store)
+	}
+	_, err = vde.ReadInfo(nil, store)
+	return explainOpen(store, err)
+}
+
+// explainOpen gives an error of opening a store its exit code, and says what to do.
+func explainOpen(store string, err error) error {
+	var version *layout.VersionError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, vde.ErrStoreInUse):
+		return failf(exitStoreInUse, "store %s is in use%s", store, describeUser(store))
+	case errors.As(err, &version):
+		return failf(exitVersion, "%w", err)
+	case errors.Is(err, vde.ErrDamaged):
+		return failf(exitDamaged, "%w: run `vde fsck %s`", err, store)
+	case errors.Is(err, os.ErrPermission):
+		return failf(exitPermission, "store %s: %w: only its owner and root may open it", store, err)
+	}
+	return err
+}
+
+// describeUser says who has a store open, if its daemon tells.
+func describeUser(store string) string {
+	report, err := newControlClient(store).status(context.Background())
+	switch {
+	case err != nil:
+		return ": another process has it open; wait for it to end"
+	case report.State == stateMounted:
+		return fmt.Sprintf(": it is mounted at %s by the daemon with pid %d; unmount it with `vde umount %s`", report.Mountpoint, report.PID, report.Mountpoint)
+	default:
+		return fmt.Sprintf(": its daemon with pid %d is %s", report.PID, report.State)
+	}
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"github.com/sirupsen/logrus"
+
+	"vdefs/fs"
+	"vdefs/fs/replica"
+)
+
+// openVolume opens the store of a mount.
+func openVolume(cfg mountConfig, log *logrus.Logger) (*replica.Volume, error) {
+	o := cfg.Options
+	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime]}
+	return replica.Open(cfg.Store, options)
+}
+
+var atimeModes = map[string]replica.Atime{"relatime": replica.Relatime, "noatime": replica.Noatime, "strictatime": replica.Strictatime}
+
+// mountVolume mounts a volume and returns when the mount answers.
+func mountVolume(volume *replica.Volume, cfg mountConfig, log *logrus.Logger) (*fs.Server, error) {
+	o := cfg.Options
+	return fs.Mount(volume, cfg.Mountpoint, fs.MountOptions{
+		FsName: cfg.Store, Logger: log, Debug: log.IsLevelEnabled(logrus.DebugLevel),
+		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, DefaultPermissions: o.DefaultPermissions,
+		Suid: o.Suid, Dev: o.Dev, NoExec: !o.Exec, NoAtime: o.Atime == "noatime", Sync: o.Sync,
+		NoWriteback: o.Cache == "writethrough", NoCache: o.Cache == "strict",
+	})
+}
