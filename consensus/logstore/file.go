@@ -399,8 +399,9 @@ func (l *FileLogStore) flush() error {
 	}
 	err := l.markLocked()
 	var sealed []*segment
-	for _, s := range l.segs[:len(l.segs)-1] {
-		if s.synced && !s.dirty && !s.indexed {
+	for i, s := range l.segs[:len(l.segs)-1] {
+		// An index file also says that there is a next segment.
+		if s.synced && !s.dirty && !s.indexed && l.segs[i+1].synced {
 			sealed = append(sealed, s)
 		}
 	}

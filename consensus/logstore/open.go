@@ -18,7 +18,8 @@ import (
 // Damage before the tail is an error that wraps ErrCorrupt.
 //
 // It reads the segments that were not known to be durable as a whole when the
-// log was last in use, three at most, and of the others only the headers.
+// log was last in use, three at most, and of the others only the headers. That
+// the name of opts.Dir itself is durable is the caller's business.
 func OpenFile(opts FileOptions) (*FileLogStore, error) {
 	if opts.SegmentSize == 0 {
 		opts.SegmentSize = DefaultSegmentSize
@@ -208,6 +209,15 @@ type tornTail struct {
 // chain walks the live segments in order, sets segs, last and lastTerm, and
 // decides about the first thing that is not as it should be: damage or torn tail.
 func (l *FileLogStore) chain(found []*foundSegment) (*tornTail, error) {
+	if len(found) == 0 {
+		return nil, nil
+	}
+	l.last, l.lastTerm = found[0].first-1, found[0].prevTerm
+	l.terms.reset(found[0].first, l.lastTerm)
+	found, unborn, err := l.dropUnborn(found)
+	if err != nil {
+		return nil, err
+	}
 	var buf []byte
 	for i, s := range found {
 		isLast := i == len(found)-1
@@ -215,27 +225,17 @@ func (l *FileLogStore) chain(found []*foundSegment) (*tornTail, error) {
 		if !isLast {
 			limit = found[i+1].first
 		}
-		if i == 0 {
-			l.last, l.lastTerm = s.first-1, s.prevTerm
-			if s.headerErr == nil {
-				l.terms.reset(s.first, s.prevTerm)
-			}
-		}
 		bad := "" // what is wrong, if anything
 		var badAt int64
 		var data []byte
 		switch {
 		case s.first != l.last+1:
-			bad = fmt.Sprintf("the segment before %s%s, with the entries from %d on, is missing", s.name(), logSuffix, l.last+1)
-		case s.headerErr != nil:
-			bad = s.headerErr.Error()
+			bad = fmt.Sprintf("the segment before it, with the entries from %d on, is missing", l.last+1)
 		case s.hasIndex && !isLast && l.indexCovers(s, limit):
 			s.indexed, s.synced = true, true
 			l.segs = append(l.segs, &s.segment)
 			l.last, l.lastTerm = limit-1, found[i+1].prevTerm
-			if found[i+1].headerErr == nil {
-				l.terms.reset(limit, l.lastTerm)
-			}
+			l.terms.reset(limit, l.lastTerm)
 			continue
 		default:
 			f, err := l.opts.FS.OpenReadWrite(l.path(s.name()+logSuffix), diskCategory)
@@ -271,15 +271,11 @@ func (l *FileLogStore) chain(found []*foundSegment) (*tornTail, error) {
 		if err != nil {
 			return nil, err
 		}
-		if i == 0 && s.first > 1 && s.headerErr != nil {
-			// Earlier segments are only given up when the next one is durable.
-			durable, proof = max(durable, s.first), "the segments before it were compacted"
-		}
 		if durable > l.last {
 			return nil, fmt.Errorf("%w: segment %s%s in %s at offset %d, entry %d: %s; that entry was once durable (%s), so this is not a torn write: "+
 				"restore the store from another replica or a backup", ErrCorrupt, s.name(), logSuffix, l.opts.Dir, badAt, l.last+1, bad, proof)
 		}
-		cut := &tornTail{reason: fmt.Sprintf("segment %s%s at offset %d: %s", s.name(), logSuffix, badAt, bad)}
+		cut := &tornTail{reason: fmt.Sprintf("segment %s%s at offset %d: %s", s.name(), logSuffix, badAt, bad), drop: unborn}
 		for _, d := range found[i:] {
 			if len(l.segs) == 0 || l.activeLocked() != &d.segment {
 				d.indexed = d.hasIndex
@@ -288,7 +284,39 @@ func (l *FileLogStore) chain(found []*foundSegment) (*tornTail, error) {
 		}
 		return cut, nil
 	}
+	if len(unborn) > 0 {
+		return &tornTail{reason: fmt.Sprintf("segment %s%s has no header", unborn[0].name(), logSuffix), drop: unborn}, nil
+	}
 	return nil, nil
+}
+
+// dropUnborn takes out the segments without a sound header. Where the header never
+// got to the disk, nothing in the segment was ever durable; where it did, the
+// segment has sync marks, and its header is damaged.
+func (l *FileLogStore) dropUnborn(found []*foundSegment) (sound []*foundSegment, unborn []*segment, err error) {
+	for i, s := range found {
+		if s.headerErr == nil {
+			sound = append(sound, s)
+			continue
+		}
+		durable, proof, err := l.evidence(found[i:i+1], nil, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch {
+		case durable >= s.first:
+		case s.hasIndex:
+			proof = "it has an index file"
+		case i == 0 && s.first > 1:
+			proof = "the segments before it were compacted, which its own sync comes before"
+		default:
+			unborn = append(unborn, &s.segment)
+			continue
+		}
+		return nil, nil, fmt.Errorf("%w: segment %s%s in %s at offset 0, entry %d: %w; the segment was once durable (%s): "+
+			"restore the store from another replica or a backup", ErrCorrupt, s.name(), logSuffix, l.opts.Dir, s.first, s.headerErr, proof)
+	}
+	return sound, unborn, nil
 }
 
 // indexCovers reports whether the index file of s has an entry for each live one.
