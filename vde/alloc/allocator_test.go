@@ -94,22 +94,55 @@ func TestEmptyImages(t *testing.T) {
 	}
 }
 
+// Check finds what a mistake in the tree would leave behind.
+func TestCheckFindsBadNodes(t *testing.T) {
+	damage := map[string]func(t *ExtentTree){
+		"entries":         func(t *ExtentTree) { t.root.kids[1].n = 1 },
+		"index by length": func(t *ExtentTree) { t.root.vals[1]++ },
+		"index by offset": func(t *ExtentTree) { t.root.keys[1]++ },
+		"has depth": func(t *ExtentTree) {
+			leaf := t.root.kids[1].kids[0]
+			t.root.kids[1], t.root.vals[1] = leaf, leaf.longest()
+		},
+		"extents, counted are": func(t *ExtentTree) { t.count++ },
+	}
+	for says, do := range damage {
+		tree := NewExtentTree(10_000)
+		tree.width = 6
+		loader := treeLoader{tree: tree}
+		for i := range uint64(100) {
+			loader.add(Extent{i * 10, 1 + i%5})
+		}
+		loader.finish()
+		if err := tree.check(0); err != nil {
+			t.Fatal(err)
+		}
+		do(tree)
+		if err := tree.check(0); !errors.Is(err, ErrInvariant) || !strings.Contains(err.Error(), says) {
+			t.Errorf("check: %v, should say %q", err, says)
+		}
+	}
+}
+
 // Check finds what no sequence of calls can make.
 func TestCheckFinds(t *testing.T) {
-	damage := map[string]func(*ExtentTree){
-		"touches":                    func(x *ExtentTree) { x.byEnd.Set(50, 40); x.byLength.Set(x.lengthKey(Extent{10, 40}), struct{}{}) },
-		"overlaps":                   func(x *ExtentTree) { x.byEnd.Set(55, 10); x.byLength.Set(x.lengthKey(Extent{45, 10}), struct{}{}) },
-		"usable are 10 to 999":       func(x *ExtentTree) { x.byEnd.Set(5, 1); x.byLength.Set(x.lengthKey(Extent{4, 1}), struct{}{}) },
-		"not in the index by length": func(x *ExtentTree) { x.byEnd.Set(45, 1) },
-		"by offset":                  func(x *ExtentTree) { x.byLength.Set(3, struct{}{}) },
-		"counted are":                func(x *ExtentTree) { x.blocks++ },
+	damage := map[string]func(*node){
+		"touch":                func(n *node) { n.vals[0] = 100 },
+		"overlap":              func(n *node) { n.vals[0] = 101 },
+		"usable are 10 to 999": func(n *node) { n.keys[0] = 9 },
+		"no blocks at":         func(n *node) { n.vals[0] = 0 },
+		"not in [":             func(n *node) { n.keys[0], n.keys[1] = n.keys[1], n.keys[0] },
+		"extents, counted are": func(n *node) { n.removeAt(5, 1) },
+		"blocks, counted are":  func(n *node) { n.vals[1]-- },
 	}
 	for says, do := range damage {
 		a := New(1000, 10)
-		if err := a.Reserve(Extent{10, 40}); err != nil {
-			t.Fatal(err)
+		for at := uint64(100); at < 1000; at += 100 {
+			if err := a.Reserve(Extent{at, 10}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		do(a.tree)
+		do(a.tree.root)
 		if err := a.Check(); !errors.Is(err, ErrInvariant) || !strings.Contains(err.Error(), says) {
 			t.Errorf("Check: %v, should say %q", err, says)
 		}

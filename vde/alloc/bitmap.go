@@ -40,14 +40,13 @@ func (t *ExtentTree) fillPage(page uint64, data []byte) {
 	}
 	here := Extent{page * BlocksPerPage, BlocksPerPage}
 	here.Count = min(here.Count, t.limit-here.Start) // never past the highest number
-	t.byEnd.Ascend(here.Start+1, func(end, count uint64) bool {
-		free := here.intersect(Extent{end - count, count})
+	for e := range t.from(here.Start) {
+		free := here.intersect(e)
 		if free.Count == 0 {
-			return false // a later page's
+			return // a later page's
 		}
 		clearBits(data, free.Start-here.Start, free.Count)
-		return true
-	})
+	}
 }
 
 // clearBits clears count bits of data from bit first on.

@@ -47,32 +47,47 @@ func (m *model) freeExtents() (extents []Extent) {
 	return extents
 }
 
-// findFree is FindFreeExtent by brute force.
-func (m *model) findFree(count, hint uint64) (Extent, bool) {
-	if count == 0 {
-		return Extent{}, false
+// checkFound judges what FindFreeExtent returned. It may choose among neighbours, as far as they lie in one leaf.
+func (m *model) checkFound(t *rapid.T, tree *ExtentTree, count, hint uint64, got Extent, ok bool) {
+	fits := func(e Extent) bool { return e.Count >= count }
+	all := m.freeExtents()
+	if want := count > 0 && slices.ContainsFunc(all, fits); ok != want {
+		t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, should be %v", count, hint, all, ok, want)
+	}
+	if !ok {
+		return
+	}
+	if got.Count != count || !m.isFree(got.Start) || m.run(got.Start, m.total).Count < count {
+		t.Fatalf("FindFreeExtent(%d, %d) in %v: %v", count, hint, all, got)
 	}
 	if m.isFree(hint) && m.run(hint, m.total).Count >= count {
-		return Extent{hint, count}, true
+		if got.Start != hint {
+			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but the hint is free", count, hint, all, got)
+		}
+		return
 	}
-	hint = min(hint, m.total-1)
-	all := m.freeExtents()
-	behind := slices.IndexFunc(all, func(e Extent) bool { return e.End() > hint })
-	if behind < 0 {
-		behind = len(all)
+	p := tree.seek(got.Start)
+	whole := p.extent()
+	if whole.Start != got.Start {
+		t.Fatalf("FindFreeExtent(%d, %d) in %v: %v is not the front of an extent", count, hint, all, got)
 	}
-	around := all[max(0, behind-neighbours):min(len(all), behind+neighbours)]
-	for _, candidates := range [][]Extent{around, all} {
-		candidates = slices.DeleteFunc(slices.Clone(candidates), func(e Extent) bool { return e.Count < count })
-		if len(candidates) > 0 {
-			shortest := slices.MinFunc(candidates, func(a, b Extent) int { return int(a.Count) - int(b.Count) }).Count
-			candidates = slices.DeleteFunc(candidates, func(e Extent) bool { return e.Count > shortest })
-			distance := func(e Extent) int { return int(max(e.Start, hint) - min(e.Start, hint)) }
-			nearest := slices.MinFunc(candidates, func(a, b Extent) int { return distance(a) - distance(b) })
-			return Extent{nearest.Start, count}, true
+	for i, n := range p.leaf().n.vals[:p.leaf().n.n] {
+		if n >= count && n < whole.Count {
+			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but the one at %d fits better", count, hint, all, got, p.leaf().n.keys[i])
 		}
 	}
-	return Extent{}, false
+	// Whatever lies between the hint and the leaf that was chosen, on its side, is too short.
+	at := tree.seek(hint)
+	for from, to := at.leaf().n, p.leaf().n; from != to; from = at.leaf().n {
+		if slices.ContainsFunc(from.vals[:from.n], func(n uint64) bool { return n >= count }) {
+			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but there is one nearer at hand", count, hint, all, got)
+		}
+		for at.leaf().n == from {
+			if got.Start > hint && !at.next() || got.Start <= hint && !at.prev() {
+				t.Fatalf("FindFreeExtent(%d, %d) in %v: %v is not on its way", count, hint, all, got)
+			}
+		}
+	}
 }
 
 // fewest returns how many extents are needed at least to hold count free blocks.
@@ -86,7 +101,7 @@ func (m *model) fewest(count uint64) (n int) {
 }
 
 // drawModel returns a model and an allocator for a few hundred blocks, all free. They may lie across a page of the
-// bitmap or far out, and the tree may be told to call extents huge already at a length of 7.
+// bitmap or far out, and the tree may have nodes of 6 entries, so that it is deep.
 func drawModel(t *rapid.T) (*model, *Allocator) {
 	first := rapid.SampledFrom([]uint64{0, 1, 16, BlocksPerPage - 100, 1 << 40}).Draw(t, "firstUsable")
 	total := first + rapid.Uint64Range(1, 300).Draw(t, "usable")
@@ -94,9 +109,9 @@ func drawModel(t *rapid.T) (*model, *Allocator) {
 	m.set(Extent{first, total - first}, true)
 
 	a := New(total, first)
-	if rapid.Bool().Draw(t, "huge") {
+	if rapid.Bool().Draw(t, "narrow") {
 		a = newAllocator(NewExtentTree(total), first)
-		a.tree.endBits, a.tree.maxCount = 61, 7
+		a.tree.width = 6
 		if err := a.tree.Insert(Extent{first, total - first}); err != nil {
 			t.Fatal(err)
 		}
@@ -214,10 +229,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 			"find": func(t *rapid.T) {
 				count, hint := m.drawCount(t), m.drawBlock(t, "hint")
 				got, ok := a.tree.FindFreeExtent(count, hint)
-				want, wantOK := m.findFree(count, hint)
-				if got != want || ok != wantOK {
-					t.Fatalf("FindFreeExtent(%d, %d) in %v: %v %v, should be %v %v", count, hint, m.freeExtents(), got, ok, want, wantOK)
-				}
+				m.checkFound(t, a.tree, count, hint, got, ok)
 			},
 			"write the bitmap": func(t *rapid.T) {
 				if m.total > 1<<30 {
