@@ -1,6 +1,6 @@
 // Package fs is the mount: a FUSE server on go-fuse's raw API that answers the kernel out of a Volume.
 //
-// Node ids are inode numbers (but for renewed ones, see nodes.go). The server keeps no descriptor and no table per open
+// Node ids are inode numbers (but for renewed ones, see renew.go). The server keeps no descriptor and no table per open
 // file: every request names its inode, so a handle is only a number (handles.go).
 //
 // # What the kernel caches
@@ -24,6 +24,7 @@
 //
 // # Order of locks
 //
+//	renewals.mu           before any shard of the nodeTable
 //	nodeTable.shard.mu    one shard at a time; no call into the volume or the kernel under it
 //	lockTable.mu          likewise
 //

@@ -16,16 +16,19 @@ import (
 type filesystem struct {
 	fuse.RawFileSystem // the answer to everything else: ENOSYS
 
-	volume  Volume
-	log     logrus.FieldLogger
-	options MountOptions
-	nodes   *nodeTable
-	handles atomic.Uint64 // the last handle given
-	locks   *lockTable    // nil: locks are the kernel's
-	stats   counters
+	volume   Volume
+	log      logrus.FieldLogger
+	options  MountOptions
+	nodes    *nodeTable
+	renewals *renewals
+	handles  atomic.Uint64 // the last handle given
+	locks    *lockTable    // nil: locks are the kernel's
+	stats    counters
 
 	// writeback: the kernel agreed to keep a writeback cache. Set by Init, before the first request.
 	writeback bool
+	// closing is SelfChanger.Closing; nil: nobody waits at close(2). Set before the first request.
+	closing func(meta.Ino)
 	// server is where invalidations go; set by Init.
 	server *fuse.Server
 
@@ -46,6 +49,7 @@ func newFilesystem(volume Volume, options MountOptions) *filesystem {
 		log:           options.Logger,
 		options:       options,
 		nodes:         newNodeTable(),
+		renewals:      newRenewals(),
 	}
 	if options.ServerLocks {
 		f.locks = newLockTable()
@@ -66,18 +70,19 @@ func (f *filesystem) Init(server *fuse.Server) {
 func (f *filesystem) count(o op) { f.stats.requests[o].Add(1) }
 
 // ino is the inode behind a node id.
-func (f *filesystem) ino(node uint64) meta.Ino { return meta.Ino(node) }
+func (f *filesystem) ino(node uint64) meta.Ino { return f.renewals.ino(node) }
 
 // node is the node id that an inode is answered under.
-func (f *filesystem) node(ino meta.Ino) uint64 { return uint64(ino) }
+func (f *filesystem) node(ino meta.Ino) uint64 { return f.renewals.node(ino) }
 
 // fillEntry answers with an inode, which the kernel holds from now on.
 func (f *filesystem) fillEntry(inode *meta.Inode, out *fuse.EntryOut) {
-	out.NodeId = f.node(inode.Ino)
-	setTimeout(f.options.Timeouts.Entry, &out.EntryValid, &out.EntryValidNsec)
-	setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+	var keep bool
+	if out.NodeId, keep = f.renewals.answer(inode, f.nodes); keep {
+		setTimeout(f.options.Timeouts.Entry, &out.EntryValid, &out.EntryValidNsec)
+		setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+	}
 	fillAttr(inode, &out.Attr)
-	f.nodes.lookup(out.NodeId)
 }
 
 // fillNegative answers that there is no such name, to be kept.

@@ -19,7 +19,7 @@ func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if !f.writeback {
 		// Nothing is reported at close that was not reported by a write.
-		if f.locks == nil {
+		if f.locks == nil && f.closing == nil {
 			out.OpenFlags |= fuse.FOPEN_NOFLUSH
 		}
 		if f.options.NoCache || flags&syscall.O_DIRECT != 0 {

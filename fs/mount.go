@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -78,6 +77,9 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 	if options.Logger == nil {
 		options.Logger = logrus.StandardLogger()
 	}
+	if options.FsName == "" {
+		options.FsName = typeName
+	}
 	if options.AllowOther && !options.DefaultPermissions {
 		return nil, errors.New("mount: allow_other without default_permissions would let every user do everything: add default_permissions")
 	}
@@ -97,6 +99,7 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 		return nil, fmt.Errorf("mount on %s: %w", mountpoint, explainMountError(err))
 	}
 	s := &Server{fs: f, fuse: raw, mountpoint: mountpoint, done: make(chan struct{})}
+	s.attach()
 	go s.serve()
 	if err := raw.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount on %s: it does not answer: %w", mountpoint, err), s.Unmount())
@@ -110,6 +113,7 @@ func (s *Server) serve() {
 	defer close(s.done)
 	s.fuse.Serve()
 	s.fs.cancel()
+	s.detach()
 	for node, references := range s.fs.nodes.drain() {
 		for range references {
 			s.fs.volume.Unreference(s.fs.ino(node))
@@ -148,14 +152,12 @@ func (s *Server) Unmount() error {
 // fuseOptions are the mount's options and capabilities.
 func (f *filesystem) fuseOptions() *fuse.MountOptions {
 	o := &f.options
-	root := os.Geteuid() == 0
 	fuseOptions := &fuse.MountOptions{
 		Name:                     typeName,
 		FsName:                   o.FsName,
 		AllowOther:               o.AllowOther,
 		MaxWrite:                 maxWrite,
 		MaxBackground:            o.MaxBackground,
-		DirectMountStrict:        root, // no helper needed
 		DisableSplice:            true, // slower in every measurement, and cannot carry maxWrite
 		EnableSymlinkCaching:     !o.NoCache,
 		ExplicitDataCacheControl: true,
@@ -179,24 +181,16 @@ func (f *filesystem) fuseOptions() *fuse.MountOptions {
 	if fuseOptions.MaxBackground == 0 {
 		fuseOptions.MaxBackground = defaultMaxBackground
 	}
-	if fuseOptions.FsName == "" {
-		fuseOptions.FsName = typeName
-	}
 	if o.DefaultPermissions {
 		fuseOptions.Options = append(fuseOptions.Options, "default_permissions")
 	}
-	if root {
-		fuseOptions.DirectMountFlags = o.mountFlags()
-	} else {
-		fuseOptions.Options = append(fuseOptions.Options, o.helperOptions()...)
-	}
+	fuseOptions.Options = append(fuseOptions.Options, o.helperOptions()...)
 	return fuseOptions
 }
 
 // mountFlags are the flags of mount(2).
 func (o *MountOptions) mountFlags() uintptr {
-	// go-fuse takes 0 for its own default; this one the kernel ignores.
-	var flags uintptr = unix.MS_MGC_VAL
+	var flags uintptr
 	for _, f := range []struct {
 		set  bool
 		flag uintptr
@@ -233,102 +227,6 @@ func (t *Timeouts) setDefaults(none bool) {
 			*d = defaultTimeout
 		}
 	}
-}
-
-// prepareMountpoint checks that a directory can be mounted on, and removes what a dead daemon left there.
-func prepareMountpoint(path string, logger logrus.FieldLogger) error {
-	var stat unix.Stat_t
-	err := unix.Stat(path, &stat)
-	// A daemon may have died on top of a daemon that died.
-	for tries := 0; errors.Is(err, unix.ENOTCONN) && tries < 8; tries++ {
-		if e := unmount(path, true); e != nil {
-			return fmt.Errorf("mount on %s: a dead mount is there and cannot be removed (try umount -l): %w", path, e)
-		}
-		logger.WithField("mountpoint", path).Warn("removed a mount whose daemon had died")
-		err = unix.Stat(path, &stat)
-	}
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("mount on %s: there is no such directory: create it first: %w", path, err)
-	case err != nil:
-		return fmt.Errorf("mount on %s: %w", path, err)
-	case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("mount on %s: it is not a directory: %w", path, unix.ENOTDIR)
-	}
-	kind, source, err := mountedOn(path)
-	if err != nil {
-		return fmt.Errorf("mount on %s: %w", path, err)
-	}
-	if kind == "fuse."+typeName {
-		return fmt.Errorf("mount on %s: %s is already mounted there: unmount it first: %w", path, source, unix.EBUSY)
-	}
-	return nil
-}
-
-// mountedOn tells the type and source of the filesystem that is mounted on a directory, "" if none is.
-func mountedOn(path string) (kind, source string, err error) {
-	path, err = filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", "", err
-	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", "", err
-	}
-	for line := range strings.Lines(string(table)) {
-		// 36 35 98:0 /root /mount/point options [tags] - type source superoptions
-		before, after, ok := strings.Cut(line, " - ")
-		fields, rest := strings.Fields(before), strings.Fields(after)
-		if ok && len(fields) > 4 && len(rest) > 1 && unescapeMountinfo(fields[4]) == path {
-			kind, source = rest[0], unescapeMountinfo(rest[1]) // the last one covers the others
-		}
-	}
-	return kind, source, nil
-}
-
-var mountinfoEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
-
-func unescapeMountinfo(s string) string { return mountinfoEscapes.Replace(s) }
-
-// unmount takes the topmost mount at path out of the tree; lazily: even if it is in use or dead.
-func unmount(path string, lazy bool) error {
-	if os.Geteuid() == 0 {
-		flags := unix.UMOUNT_NOFOLLOW
-		if lazy {
-			flags |= unix.MNT_DETACH
-		}
-		return unix.Unmount(path, flags)
-	}
-	arguments := []string{"-u", "--", path}
-	if lazy {
-		arguments = append([]string{"-z"}, arguments...)
-	}
-	for _, helper := range []string{"fusermount3", "fusermount"} {
-		if _, err := exec.LookPath(helper); err != nil {
-			continue
-		}
-		output, err := exec.Command(helper, arguments...).CombinedOutput()
-		if err != nil && strings.Contains(string(output), "busy") {
-			return fmt.Errorf("%s: %w", helper, unix.EBUSY)
-		} else if err != nil {
-			return fmt.Errorf("%s: %w: %s", helper, err, strings.TrimSpace(string(output)))
-		}
-		return nil
-	}
-	return errors.New("neither fusermount3 nor fusermount is there: install the package fuse3")
-}
-
-// explainMountError says what to do about the usual reasons.
-func explainMountError(err error) error {
-	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("/dev/fuse is not there: load the kernel module with modprobe fuse: %w", err)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("it is not allowed (in a container it takes /dev/fuse and CAP_SYS_ADMIN): %w", err)
-	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("without root it takes fusermount3: install the package fuse3: %w", err)
-	}
-	return err
 }
 
 // tuneDevice raises limits that the kernel sets low for FUSE mounts: the share of dirty memory (1 %, strictly), which

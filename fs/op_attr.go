@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"syscall"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -9,6 +11,9 @@ import (
 
 func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	f.count(opGetattr)
+	if in.Flags()&fuse.FUSE_GETATTR_FH == 0 && f.stale(in.NodeId) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
 	if err != nil {
@@ -21,6 +26,9 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 // Statx is asked when a caller wants the time of birth.
 func (f *filesystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	f.count(opStatx)
+	if in.GetattrFlags&fuse.FUSE_GETATTR_FH == 0 && f.stale(in.NodeId) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
 	if err != nil {
@@ -59,14 +67,7 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if f.writeback && valid == timesFromCache && f.nodes.get(in.NodeId).unlinked {
 		// An unlink changes the ctime, which the kernel keeps and now writes back. But a file without a name does not
 		// outlive the kernel's inode, so nobody will ever ask the volume for these times: spare it the work.
-		inode, err := f.volume.Inode(f.ctx, ino)
-		if err != nil {
-			return f.status(opSetattr, ino, err)
-		}
-		inode.Mtime = meta.Time{Sec: int64(in.Mtime), Nsec: in.Mtimensec}
-		inode.Ctime = meta.Time{Sec: int64(in.Ctime), Nsec: in.Ctimensec}
-		f.fillAttrOut(&inode, out)
-		return fuse.OK
+		return f.ignoreTimes(in, ino, out)
 	}
 
 	var values struct {
@@ -114,10 +115,40 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	change.KillPriv = valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 && valid&fuse.FATTR_MODE == 0 ||
 		valid&fuse.FATTR_KILL_SUIDGID != 0
 
+	byPath := in.Valid&fuse.FATTR_FH == 0
+	if byPath && f.stale(in.NodeId) {
+		if f.writeback && valid == timesFromCache {
+			return f.ignoreTimes(in, ino, out) // of before the change
+		}
+		return fuse.Status(syscall.ESTALE)
+	}
+	if byPath && change.Size != nil {
+		// As if it were opened for that: nothing else replaces the contents meanwhile.
+		if err := f.volume.Reference(ino); err != nil {
+			return f.status(opSetattr, ino, err)
+		}
+		defer f.volume.Unreference(ino)
+		if f.stale(in.NodeId) {
+			return fuse.Status(syscall.ESTALE)
+		}
+	}
 	inode, err := f.volume.SetAttr(f.ctx, ino, change)
 	if err != nil {
 		return f.status(opSetattr, ino, err)
 	}
+	f.changedMeanwhile(in.NodeId, ino)
+	f.fillAttrOut(&inode, out)
+	return fuse.OK
+}
+
+// ignoreTimes answers a SETATTR of times as if it had been done.
+func (f *filesystem) ignoreTimes(in *fuse.SetAttrIn, ino meta.Ino, out *fuse.AttrOut) fuse.Status {
+	inode, err := f.volume.Inode(f.ctx, ino)
+	if err != nil {
+		return f.status(opSetattr, ino, err)
+	}
+	inode.Mtime = meta.Time{Sec: int64(in.Mtime), Nsec: in.Mtimensec}
+	inode.Ctime = meta.Time{Sec: int64(in.Ctime), Nsec: in.Ctimensec}
 	f.fillAttrOut(&inode, out)
 	return fuse.OK
 }

@@ -53,6 +53,9 @@ func (f *filesystem) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fus
 
 func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	f.count(opLink)
+	if f.stale(in.Oldnodeid) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.Oldnodeid)
 	inode, err := f.volume.Link(f.ctx, ino, f.ino(in.NodeId), name)
 	if err != nil {

@@ -47,9 +47,17 @@ func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 
 func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	f.count(opOpen)
+	if f.stale(in.NodeId) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	if err := f.volume.Reference(ino); err != nil {
 		return f.status(opOpen, ino, err)
+	}
+	// Asked after the reference: nothing replaces the contents of a referenced file.
+	if f.stale(in.NodeId) {
+		f.volume.Unreference(ino)
+		return fuse.Status(syscall.ESTALE)
 	}
 	dropCaps := false
 	var err error
@@ -134,11 +142,16 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 }
 
 // Flush is asked at every close(2). There is nothing to do: the kernel itself writes its cache back before and reports
-// what failed. ENOSYS tells it never to ask again. With locks here, those of the closing process go.
+// what failed. ENOSYS tells it never to ask again. With locks here, those of the closing process go; a volume that has
+// something to do at close(2) does it.
 func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	f.count(opFlush)
-	if f.locks == nil {
+	if f.locks == nil && f.closing == nil {
 		return fuse.ENOSYS
+	}
+	f.flushed(in)
+	if f.locks == nil {
+		return fuse.OK
 	}
 	f.locks.releaseOwner(in.NodeId, in.LockOwner)
 	return fuse.OK

@@ -12,6 +12,9 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 	f.count(opLookup)
 	parent := f.ino(header.NodeId)
 	if name == "." {
+		if f.stale(header.NodeId) {
+			return fuse.Status(syscall.ESTALE)
+		}
 		inode, err := f.volume.Inode(f.ctx, parent)
 		if err != nil {
 			return f.status(opLookup, parent, err)
@@ -27,6 +30,12 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 		}
 		return f.status(opLookup, parent, err)
 	}
+	if f.closing != nil && f.stale(f.node(inode.Ino)) { // waits for a change that close(2) has begun
+		inode, err = f.volume.Lookup(f.ctx, parent, name)
+		if err != nil {
+			return f.status(opLookup, parent, err)
+		}
+	}
 	f.fillEntry(&inode, out)
 	return fuse.OK
 }
@@ -34,7 +43,9 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 // Forget takes lookups back.
 func (f *filesystem) Forget(node, lookups uint64) {
 	f.count(opForget)
+	ino := f.ino(node)
 	if f.nodes.forget(node, lookups) {
-		f.volume.Unreference(f.ino(node))
+		f.volume.Unreference(ino)
 	}
+	f.renewals.forgotten(ino, f.nodes)
 }

@@ -1,12 +1,17 @@
 package fs
 
 import (
+	"syscall"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // GetXAttr returns the size of a value, and the value if dest has room for it (an empty dest asks for the size).
 func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	f.count(opGetxattr)
+	if f.stale(in.NodeId) {
+		return 0, fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	value, err := f.volume.Xattr(f.ctx, ino, name)
 	if err != nil {
@@ -22,6 +27,9 @@ func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string,
 // ListXAttr returns the names, each ended by a NUL.
 func (f *filesystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	f.count(opListxattr)
+	if f.stale(in.NodeId) {
+		return 0, fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	names, err := f.volume.Xattrs(f.ctx, ino)
 	if err != nil {
@@ -47,8 +55,12 @@ func (f *filesystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 
 func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
 	f.count(opSetxattr)
+	if f.stale(in.NodeId) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	err := f.volume.SetXattr(f.ctx, ino, name, value, in.Flags, in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0)
+	f.changedMeanwhile(in.NodeId, ino) // an ACL is the mode too
 	if err == nil && name == capabilityXattr {
 		f.nodes.takeDropCaps(in.NodeId) // new ones stay
 	}
@@ -57,6 +69,9 @@ func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 
 func (f *filesystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	f.count(opRemovexattr)
+	if f.stale(in.NodeId) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	ino := f.ino(in.NodeId)
 	return f.status(opRemovexattr, ino, f.volume.RemoveXattr(f.ctx, ino, name))
 }
