@@ -23,9 +23,8 @@ type memVolume struct {
 
 type memInode struct {
 	meta.Inode
-	data       []byte
-	allocated  map[uint64]bool // blocks
-	entries    []meta.Dirent   // in cookie order
+	blocks     map[uint64][]byte // data by block number, blockSize each; holes are not there
+	entries    []meta.Dirent     // in cookie order
 	xattrs     map[string][]byte
 	references int
 }
@@ -46,8 +45,8 @@ func (v *memVolume) newInode(node NewNode) *memInode {
 			Ino: v.last, Mode: node.Mode &^ (node.Umask & 0o777), UID: node.UID, GID: node.GID, Rdev: node.Rdev, Target: node.Target,
 			Atime: now, Mtime: now, Ctime: now, Btime: now, NextCookie: 1, Size: uint64(len(node.Target)),
 		},
-		allocated: make(map[uint64]bool),
-		xattrs:    make(map[string][]byte),
+		blocks: make(map[uint64][]byte),
+		xattrs: make(map[string][]byte),
 	}
 	v.inodes[in.Ino] = in
 	return in
@@ -87,7 +86,7 @@ func (in *memInode) isDir() bool { return in.Mode&syscall.S_IFMT == syscall.S_IF
 // out is the inode as it is told.
 func (in *memInode) out() meta.Inode {
 	i := in.Inode
-	i.Blocks = uint64(len(in.allocated))
+	i.Blocks = uint64(len(in.blocks))
 	if in.isDir() {
 		i.Size = uint64(len(in.entries))
 	}
@@ -192,17 +191,16 @@ func (in *memInode) killPriv() {
 	delete(in.xattrs, capabilityXattr)
 }
 
+// resize cuts off or adds a hole.
 func (in *memInode) resize(size uint64) {
-	if size <= uint64(len(in.data)) {
-		clear(in.data[size:])
-		in.data = in.data[:size]
-		for b := range in.allocated {
+	if size < in.Size {
+		for b, data := range in.blocks {
 			if b*blockSize >= size {
-				delete(in.allocated, b)
+				delete(in.blocks, b)
+			} else if size < (b+1)*blockSize {
+				clear(data[size-b*blockSize:])
 			}
 		}
-	} else {
-		in.data = append(in.data, make([]byte, size-uint64(len(in.data)))...)
 	}
 	in.Size = size
 }
@@ -474,24 +472,45 @@ func (v *memVolume) Read(_ context.Context, ino meta.Ino, off uint64, dst []byte
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	in, err := v.inode(ino)
-	if err != nil || off >= uint64(len(in.data)) {
+	if err != nil {
 		return 0, err
 	}
-	return copy(dst, in.data[off:]), nil
+	return in.read(off, dst), nil
+}
+
+func (in *memInode) read(off uint64, dst []byte) int {
+	n := int(min(uint64(len(dst)), in.Size-min(off, in.Size)))
+	clear(dst[:n])
+	in.each(off, uint64(n), func(b, from, to, at uint64) {
+		if data := in.blocks[b]; data != nil {
+			copy(dst[at:], data[from:to])
+		}
+	})
+	return n
+}
+
+// each calls do for each block that a range touches: with its number, the part of it and where that is in the range.
+func (in *memInode) each(off, length uint64, do func(block, from, to, at uint64)) {
+	for at := uint64(0); at < length; {
+		block, from := (off+at)/blockSize, (off+at)%blockSize
+		to := min(blockSize, from+length-at)
+		do(block, from, to, at)
+		at += to - from
+	}
 }
 
 func (in *memInode) write(off uint64, data []byte) {
-	if end := off + uint64(len(data)); end > uint64(len(in.data)) {
-		in.resize(end)
-	}
-	copy(in.data[off:], data)
 	in.allocate(off, uint64(len(data)))
+	in.each(off, uint64(len(data)), func(b, from, to, at uint64) { copy(in.blocks[b][from:to], data[at:]) })
+	in.Size = max(in.Size, off+uint64(len(data)))
 }
 
 func (in *memInode) allocate(off, length uint64) {
-	for b := off / blockSize; b*blockSize < off+length; b++ {
-		in.allocated[b] = true
-	}
+	in.each(off, length, func(b, _, _, _ uint64) {
+		if in.blocks[b] == nil {
+			in.blocks[b] = make([]byte, blockSize)
+		}
+	})
 }
 
 func (v *memVolume) Write(_ context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error) {
@@ -534,14 +553,16 @@ func (v *memVolume) Fallocate(_ context.Context, ino meta.Ino, mode uint32, off,
 		if mode == unix.FALLOC_FL_ZERO_RANGE && end > in.Size {
 			in.resize(end)
 		}
-		clear(in.data[min(off, in.Size):min(end, in.Size)])
-		if mode&unix.FALLOC_FL_PUNCH_HOLE != 0 {
-			for b := (off + blockSize - 1) / blockSize; (b+1)*blockSize <= end; b++ {
-				delete(in.allocated, b)
-			}
-		} else {
+		if mode&unix.FALLOC_FL_ZERO_RANGE != 0 {
 			in.allocate(off, length)
 		}
+		in.each(off, length, func(b, from, to, _ uint64) {
+			if mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && to-from == blockSize {
+				delete(in.blocks, b)
+			} else if data := in.blocks[b]; data != nil {
+				clear(data[from:to])
+			}
+		})
 	default:
 		return meta.Inode{}, syscall.EOPNOTSUPP
 	}
@@ -564,10 +585,8 @@ func (v *memVolume) CopyRange(_ context.Context, src meta.Ino, srcOff uint64, ds
 	if from == to && srcOff < dstOff+length && dstOff < srcOff+length {
 		return 0, meta.Inode{}, syscall.EINVAL
 	}
-	if srcOff >= from.Size {
-		return 0, to.out(), nil
-	}
-	data := slices.Clone(from.data[srcOff:min(from.Size, srcOff+length)])
+	data := make([]byte, length)
+	data = data[:from.read(srcOff, data)]
 	to.write(dstOff, data)
 	to.Mtime = Now()
 	to.Ctime = to.Mtime
@@ -586,7 +605,7 @@ func (v *memVolume) Seek(_ context.Context, ino meta.Ino, off uint64, whence uin
 	}
 	data := whence == unix.SEEK_DATA
 	for b := off / blockSize; b*blockSize < in.Size; b++ {
-		if in.allocated[b] == data {
+		if (in.blocks[b] != nil) == data {
 			return max(off, b*blockSize), nil
 		}
 	}

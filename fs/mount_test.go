@@ -8,6 +8,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"vdefs/test/posix"
 )
 
 // mountMem mounts a memVolume for the length of a test.
@@ -70,6 +72,15 @@ func TestPosix(t *testing.T) {
 					test(t, dir)
 				})
 			}
+		})
+	}
+}
+
+func TestPjdfstest(t *testing.T) {
+	for variant, options := range variants {
+		t.Run(variant, func(t *testing.T) {
+			dir, _, _ := mountMem(t, options)
+			posix.Pjdfstest(t, dir)
 		})
 	}
 }

@@ -13,8 +13,9 @@ import (
 
 // machine is the state machine of one group on this node.
 type machine struct {
-	eng  *vde.Engine
-	slot uint16
+	eng       *vde.Engine
+	slot      uint16
+	replaying bool // the group is being opened: what it applies is durable. Guarded by the group's order
 }
 
 // proposal is what the proposer on this node hands to Apply beside the bytes: the same command, decoded.
@@ -41,11 +42,18 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		}
 		p = &proposal{c, t}
 	}
+	if m.replaying {
+		m.eng.LogDurable(m.slot, index)
+	}
 	tx, err := m.eng.Begin(m.slot, index, term)
 	if err != nil {
 		return nil, err
 	}
 	res, err := posix.Apply(tx, p.cmd, p.time)
+	if Dbg != nil {
+		c := fmt.Sprintf("%T %+v", p.cmd, p.cmd)
+		Dbg(fmt.Sprintf("%d mine=%v %.120s err=%v %s", index, mine, c, err, tx.Dbg()))
+	}
 	if err != nil {
 		if derr := tx.Discard(); derr != nil {
 			return nil, derr
@@ -70,3 +78,5 @@ func (m *machine) AppliedIndex() uint64 {
 	g, _ := m.eng.Group(m.slot)
 	return g.Applied
 }
+
+var Dbg func(string)

@@ -40,7 +40,7 @@ func (v *Volume) Status() Status {
 	if err := v.eng.Err(); err != nil {
 		s.Error = err.Error()
 	}
-	for slot, g := range v.groups {
+	for slot, g := range v.bySlot() {
 		st := g.Status()
 		gs := GroupStatus{
 			Name: string(st.Group), Slot: slot, State: st.State, Leader: st.Leader, Term: st.Term,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,7 +42,7 @@ type Volume struct {
 	eng      *vde.Engine
 	mgr      *consensus.Manager
 
-	groups []*consensus.Group // by slot; fixed after Open
+	groups atomic.Pointer[[]*consensus.Group] // by slot; nil while opening
 
 	opens  *opens
 	reaper *reaper
@@ -57,14 +58,14 @@ var _ fs.Volume = (*Volume)(nil)
 
 // Open opens the store in dir, applies what the logs hold beyond the metadata, and frees what was unlinked but open
 // when the store was last in use.
-func Open(dir string, o Options) (v *Volume, err error) {
+func Open(dir string, o Options) (_ *Volume, err error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
 	if o.Logger == nil {
 		o.Logger = logrus.StandardLogger()
 	}
-	v = &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, opens: newOpens(), stop: make(chan struct{})}
+	v := &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, opens: newOpens(), stop: make(chan struct{})}
 	v.reaper = &reaper{v: v, wake: make(chan struct{}, 1)}
 	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
 	slots := map[consensus.GroupID]uint16{consensus.DefaultGroup: 0}
@@ -92,12 +93,12 @@ func Open(dir string, o Options) (v *Volume, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	v.eng.AttachLogs(v.mgr)
+	v.eng.AttachLogs(v)
 	g, err := v.openGroup(consensus.DefaultGroup, slots[consensus.DefaultGroup])
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	v.groups = []*consensus.Group{g}
+	v.groups.Store(&[]*consensus.Group{g})
 	v.eng.LogDurable(0, g.DurableIndex())
 
 	err = v.eng.Meta().Orphans(0, func(ino meta.Ino) (bool, error) {
@@ -118,7 +119,8 @@ func Open(dir string, o Options) (v *Volume, err error) {
 
 // openGroup opens a group's log, or makes it when the group has never had an entry.
 func (v *Volume) openGroup(name consensus.GroupID, slot uint16) (*consensus.Group, error) {
-	m := &machine{v.eng, slot}
+	m := &machine{eng: v.eng, slot: slot, replaying: true}
+	defer func() { m.replaying = false }()
 	g, err := v.mgr.OpenGroup(name, m)
 	if errors.Is(err, consensus.ErrGroupNotFound) {
 		if applied := m.AppliedIndex(); applied > 0 {
@@ -130,13 +132,35 @@ func (v *Volume) openGroup(name consensus.GroupID, slot uint16) (*consensus.Grou
 	return g, err
 }
 
+// bySlot returns the groups; none while the volume is being opened.
+func (v *Volume) bySlot() []*consensus.Group {
+	if g := v.groups.Load(); g != nil {
+		return *g
+	}
+	return nil
+}
+
+// SyncAll implements vde.Logs. The engine learns of what is durable here once more: the sync may have found that
+// another goroutine had made it so, which has not told yet.
+func (v *Volume) SyncAll() error {
+	if err := v.mgr.SyncAll(); err != nil {
+		return err
+	}
+	for slot, g := range v.bySlot() {
+		v.eng.LogDurable(uint16(slot), g.DurableIndex())
+	}
+	return nil
+}
+
 // compact forgets the log that this node does not need any more.
 func (v *Volume) compact(slot uint16, applied uint64) {
-	if int(slot) >= len(v.groups) {
-		return // while opening
+	groups := v.bySlot()
+	if int(slot) >= len(groups) {
+		return
 	}
-	if err := v.groups[slot].Compact(applied); err != nil && !errors.Is(err, consensus.ErrClosed) {
-		v.log.WithError(err).WithField("group", v.groups[slot].Name()).Warn("compacting the log failed")
+	g := groups[slot]
+	if err := g.Compact(applied); err != nil && !errors.Is(err, consensus.ErrClosed) {
+		v.log.WithError(err).WithField("group", g.Name()).Warn("compacting the log failed")
 	}
 }
 
@@ -161,15 +185,15 @@ func (v *Volume) Close() (err error) {
 
 // group returns the group that holds an inode.
 func (v *Volume) group(ino meta.Ino) (*consensus.Group, error) {
-	if s := ino.Group(); int(s) < len(v.groups) {
-		return v.groups[s], nil
+	if g, s := v.bySlot(), ino.Group(); int(s) < len(g) {
+		return g[s], nil
 	}
 	return nil, syscall.ESTALE
 }
 
 // propose puts a command into the log of its group and returns its result when it has been applied here.
 func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, error) {
-	g := v.groups[0]
+	g := v.bySlot()[0]
 	p := &proposal{cmd: c, time: fs.Now()}
 	r, err := g.Propose(ctx, command.Encode(c, p.time), p)
 	if err != nil {
@@ -190,7 +214,7 @@ func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, e
 	if v.readOnly {
 		return posix.Result{}, syscall.EROFS
 	}
-	if err := v.eng.WaitRoom(func() error { return v.groups[0].Sync(ctx) }); err != nil {
+	if err := v.eng.WaitRoom(func() error { return v.bySlot()[0].Sync(ctx) }); err != nil {
 		return posix.Result{}, err
 	}
 	return v.propose(ctx, c)
@@ -217,10 +241,13 @@ func (v *Volume) reserve(ctx context.Context, blocks uint64) (func(), error) {
 
 // Sync implements fs.Volume.
 func (v *Volume) Sync(ctx context.Context) error {
-	for _, g := range v.groups {
+	for _, g := range v.bySlot() {
 		if err := g.Sync(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// Checkpoint makes everything done so far durable in the metadata and gives freed space back.
+func (v *Volume) Checkpoint() error { return v.eng.Checkpoint() }
