@@ -147,7 +147,7 @@ func poke(c chan struct{}) {
 	}
 }
 
-// barrier is R1. It runs on Pebble's flush goroutine before every sync of the MANIFEST.
+// barrier is R1. It runs on Pebble's flush goroutine before every write to the MANIFEST.
 func (e *Engine) barrier() error {
 	if err := e.Err(); err != nil {
 		return err

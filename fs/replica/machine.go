@@ -50,10 +50,6 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		return nil, err
 	}
 	res, err := posix.Apply(tx, p.cmd, p.time)
-	if Dbg != nil {
-		c := fmt.Sprintf("%T %+v", p.cmd, p.cmd)
-		Dbg(fmt.Sprintf("%d mine=%v %.120s err=%v %s", index, mine, c, err, tx.Dbg()))
-	}
 	if err != nil {
 		if derr := tx.Discard(); derr != nil {
 			return nil, derr
@@ -78,5 +74,3 @@ func (m *machine) AppliedIndex() uint64 {
 	g, _ := m.eng.Group(m.slot)
 	return g.Applied
 }
-
-var Dbg func(string)

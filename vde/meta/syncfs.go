@@ -7,8 +7,9 @@ import (
 )
 
 // barrierFS is rule R1: nothing in meta/ becomes durable before what it depends on. Pebble runs without a log of its
-// own, so what is new becomes reachable after a crash only by a sync of its MANIFEST (the edit that adds a flushed
-// table); before every such sync the barrier makes the Raft logs and the image durable.
+// own, so what is new becomes reachable after a crash only through its MANIFEST (the edit that adds a flushed table);
+// before anything is written there the barrier makes the Raft logs and the image durable. Before the write, not only
+// before the sync: what was written may reach the disk at any time after.
 type barrierFS struct {
 	vfs.FS
 	barrier func() error
@@ -45,24 +46,16 @@ type barrierFile struct {
 	barrier func() error
 }
 
-func (f barrierFile) Sync() error {
+func (f barrierFile) Write(p []byte) (int, error) {
 	if err := f.barrier(); err != nil {
-		return err
+		return 0, err
 	}
-	return f.File.Sync()
+	return f.File.Write(p)
 }
 
-func (f barrierFile) SyncData() error {
+func (f barrierFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.barrier(); err != nil {
-		return err
+		return 0, err
 	}
-	return f.File.SyncData()
-}
-
-// SyncTo may become a full sync, so it passes the barrier too.
-func (f barrierFile) SyncTo(length int64) (bool, error) {
-	if err := f.barrier(); err != nil {
-		return false, err
-	}
-	return f.File.SyncTo(length)
+	return f.File.WriteAt(p, off)
 }

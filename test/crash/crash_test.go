@@ -1,0 +1,207 @@
+package crash
+
+import (
+	"context"
+	"flag"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+
+	"vdefs/fs/replica"
+	"vdefs/vde"
+)
+
+var (
+	points = flag.Int("crash.points", 1500, "crash points of TestCrashAnywhere; make crash runs many more")
+	seed   = flag.Uint64("crash.seed", 0, "seed of the first run (0: from the clock)")
+)
+
+const storeSize = 2 << 20
+
+func quiet() logrus.FieldLogger {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return l
+}
+
+func open(f vfs.FS) (*replica.Volume, error) {
+	return replica.Open("store", replica.Options{
+		FS: f, Logger: quiet(), SegmentSize: 64 << 10, Atime: replica.Noatime, CheckpointEvery: time.Hour, CacheSize: 1 << 20,
+	})
+}
+
+// history is what a run has done: the state after every change, and how many changes were promised to be durable.
+type history struct {
+	mu     sync.Mutex
+	states []string // guarded by mu; states[i]: after i changes
+	did    []string // guarded by mu; the changes, syncs and checkpoints in words
+	synced int      // guarded by mu
+}
+
+func (h *history) window() (states []string, base int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.states[h.synced:], h.synced
+}
+
+// TestCrashAnywhere runs random changes and cuts the power at random writes and syncs, with 0 to 100 % of what was
+// not synced lost. What comes back must be a state after some change, none of those that were synced missing.
+func TestCrashAnywhere(t *testing.T) {
+	first := *seed
+	if first == 0 {
+		first = uint64(time.Now().UnixNano())
+	}
+	done := 0
+	for run := uint64(0); done < *points; run++ {
+		n, ok := crashRun(t, first+run)
+		done += n
+		if !ok {
+			t.Fatalf("run with -crash.seed=%d failed", first+run)
+		}
+	}
+	t.Logf("%d crash points", done)
+}
+
+// crashRun is one run from one seed; it tells how many crashes it tried.
+func crashRun(t *testing.T, seed uint64) (tried int, ok bool) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	mem := vfs.NewCrashableMem()
+	if _, err := vde.Format("store", vde.FormatOptions{Size: storeSize, FS: mem}); err != nil {
+		t.Fatal(err)
+	}
+	h := &history{}
+	var (
+		busy   atomic.Bool // a crash is being looked at: its own opens do not crash again
+		mu     sync.Mutex
+		failed atomic.Bool
+	)
+	crashRNG := rand.New(rand.NewPCG(seed, 2))
+	hooked := &hookFS{FS: mem}
+	hooked.hook = func(op, name string) {
+		if strings.Contains(name, "LOCK") || failed.Load() {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if busy.Load() || crashRNG.IntN(8) != 0 {
+			return
+		}
+		states, base := h.window()
+		if len(states) == 0 {
+			return
+		}
+		percent := []int{0, 100, 50, crashRNG.IntN(101)}[crashRNG.IntN(4)]
+		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: crashRNG})
+		tried++
+		// The change under way may be there too; its state is known when it is done.
+		got, err := recovered(clone)
+		if err != nil {
+			failed.Store(true)
+			h.mu.Lock()
+			t.Errorf("seed %d: crash before %s of %s, %d %% kept: %v\nafter:\n%s", seed, op, name, percent, err, strings.Join(h.did, "\n"))
+			h.mu.Unlock()
+			return
+		}
+		if !slices.Contains(states, got) {
+			pending = append(pending, pendingState{got, base, len(states), op, name, percent})
+		}
+	}
+	pending = nil
+	v, err := open(hooked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &workload{v, rng}
+	s, err := dump(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.states = append(h.states, s)
+	steps := 20 + rng.IntN(60)
+	for i := 0; i < steps && !failed.Load(); i++ {
+		what, err := w.step()
+		if err != nil {
+			t.Fatalf("seed %d: %s: %v", seed, what, err)
+		}
+		s, err := dump(v)
+		if err != nil {
+			t.Fatalf("seed %d: after %s: %v", seed, what, err)
+		}
+		h.mu.Lock()
+		h.states = append(h.states, s)
+		h.did = append(h.did, what)
+		h.mu.Unlock()
+		// States seen while this change was under way must be the one after it.
+		mu.Lock()
+		for _, p := range pending {
+			if p.state != s {
+				failed.Store(true)
+				t.Errorf("seed %d: crash before %s of %s, %d %% kept, during or before %q:\nrecovered a state that never was:\n%s\nthe state after the change:\n%s\nbefore it:\n%s\nall changes:\n%s",
+					seed, p.op, p.name, p.percent, what, p.state, s, h.states[len(h.states)-2], strings.Join(h.did, "\n"))
+			}
+		}
+		pending = nil
+		mu.Unlock()
+		switch rng.IntN(12) {
+		case 0, 1:
+			n := len(h.states) - 1
+			if err := v.Sync(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			h.mu.Lock()
+			h.synced = n
+			h.did = append(h.did, "sync")
+			h.mu.Unlock()
+		case 2:
+			if err := v.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+			h.mu.Lock()
+			h.did = append(h.did, "checkpoint")
+			h.mu.Unlock()
+		}
+	}
+	if err := v.Close(); err != nil {
+		t.Fatalf("seed %d: close: %v", seed, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(pending) > 0 && !failed.Load() {
+		t.Errorf("seed %d: a crash at %s of %s while closing left a state that never was:\n%s", seed, pending[0].op, pending[0].name, pending[0].state)
+		failed.Store(true)
+	}
+	return tried, !failed.Load()
+}
+
+type pendingState struct {
+	state       string
+	base, known int
+	op, name    string
+	percent     int
+}
+
+// pending are recovered states that are not known yet; guarded by crashRun's mu. Runs do not overlap.
+var pending []pendingState
+
+// recovered opens what a crash left and tells its state; it closes it and opens it once more, which must change
+// nothing.
+func recovered(f *vfs.MemFS) (string, error) {
+	v, err := open(f)
+	if err != nil {
+		return "", err
+	}
+	s, err := dump(v)
+	if err != nil {
+		_ = v.Close() // the first error counts
+		return "", err
+	}
+	return s, v.Close()
+}
