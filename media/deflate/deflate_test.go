@@ -44,20 +44,20 @@ func roundTrip(t testing.TB, e *Encoder, src []byte, p Params) []byte {
 // samples are inputs of very different kinds.
 func samples() map[string][]byte {
 	rng := rand.New(rand.NewPCG(1, 2))
-	random := make([]byte, 200_000)
+	random := make([]byte, 60_000)
 	for i := range random {
 		random[i] = byte(rng.Uint32())
 	}
-	few := make([]byte, 300_000) // few symbols, so that there are very many matches
+	few := make([]byte, 60_000) // few symbols, so that there are very many matches
 	for i := range few {
 		few[i] = byte(rng.Uint32() & 1)
 	}
-	skewed := make([]byte, 100_000) // code lengths reach their limit
+	skewed := make([]byte, 40_000) // code lengths reach their limit
 	for i := range skewed {
 		skewed[i] = byte(rng.ExpFloat64() * 3)
 	}
 	var text []byte
-	for len(text) < 700_000 {
+	for len(text) < 300_000 {
 		n := rng.IntN(len(random) - 40)
 		text = append(text, random[n:n+3+rng.IntN(30)]...)
 		text = append(text, "the same again"[:rng.IntN(14)]...)
@@ -67,13 +67,13 @@ func samples() map[string][]byte {
 		"one":       {7},
 		"two":       {7, 7},
 		"short":     []byte("abcabcabcd"),
-		"zeros":     make([]byte, 1_000_000),
+		"zeros":     make([]byte, 600_000),
 		"random":    random,
 		"few":       few,
 		"skewed":    skewed,
 		"text":      text,
 		"far":       append(append(bytes.Clone(random[:windowSize]), random[:windowSize]...), random[1:windowSize]...),
-		"stretches": append(append(make([]byte, 50_000), random[:70_000]...), text[:60_000]...),
+		"stretches": append(append(make([]byte, 20_000), random[:50_000]...), text[:30_000]...),
 	}
 }
 
@@ -81,7 +81,7 @@ func TestRoundTrip(t *testing.T) {
 	var e Encoder // used again: nothing may be left over from one input to the next
 	for name, src := range samples() {
 		t.Run(name, func(t *testing.T) {
-			for _, p := range []Params{Quick, Normal, {Depth: 1, Nice: 3, Passes: 1}} {
+			for _, p := range []Params{Quick, Normal, {Depth: 1, Nice: 3, Order: 4, Passes: 1}, {Depth: 30, Nice: 258, Order: 5, Passes: 1}} {
 				out := roundTrip(t, &e, src, p)
 				var fresh Encoder
 				if again := roundTrip(t, &fresh, src, p); !bytes.Equal(out, again) {
@@ -151,7 +151,8 @@ func TestLimitAndStop(t *testing.T) {
 	if out, err := e.Append(nil, src, Quick, size, func() error { return enough }); err != enough || out != nil {
 		t.Errorf("stopped: %d bytes, %v", len(out), err)
 	}
-	for _, p := range []Params{{}, {Depth: 1, Nice: 2, Passes: 1}, {Depth: 1, Nice: 259, Passes: 1}, {Depth: 1, Nice: 9}} {
+	for _, p := range []Params{{}, {Depth: 1, Nice: 2, Order: 4, Passes: 1}, {Depth: 1, Nice: 259, Order: 4, Passes: 1},
+		{Depth: 1, Nice: 9, Order: 9}, {Depth: 1, Nice: 9, Order: 3, Passes: 1}} {
 		if _, err := e.Append(nil, src, p, size, nil); err == nil {
 			t.Errorf("%+v is taken", p)
 		}
@@ -163,13 +164,13 @@ func TestModel(t *testing.T) {
 	var e Encoder
 	rapid.Check(t, func(t *rapid.T) {
 		var src []byte
-		for range rapid.IntRange(0, 60).Draw(t, "parts") {
+		for range rapid.IntRange(0, 30).Draw(t, "parts") {
 			if len(src) == 0 || rapid.Bool().Draw(t, "literal") {
 				src = append(src, rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "bytes")...)
 				continue
 			}
 			from := rapid.IntRange(0, len(src)-1).Draw(t, "from")
-			for range rapid.IntRange(1, 2000).Draw(t, "length") {
+			for range rapid.IntRange(1, 300).Draw(t, "length") {
 				src = append(src, src[from])
 				from++
 			}
@@ -177,6 +178,7 @@ func TestModel(t *testing.T) {
 		p := Params{
 			Depth:  rapid.IntRange(1, 50).Draw(t, "depth"),
 			Nice:   rapid.IntRange(minMatch, maxMatch).Draw(t, "nice"),
+			Order:  rapid.IntRange(4, maxMatch).Draw(t, "order"),
 			Passes: rapid.IntRange(1, 3).Draw(t, "passes"),
 		}
 		out, err := e.Append(nil, src, p, 1<<30, nil)
@@ -196,6 +198,6 @@ func FuzzRoundTrip(f *testing.F) {
 	}
 	var e Encoder
 	f.Fuzz(func(t *testing.T, src []byte, depth, nice uint8) {
-		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Nice: minMatch + int(nice), Passes: 1 + int(depth)%2})
+		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Nice: minMatch + int(nice), Order: 4 + int(nice^depth)%255, Passes: 1 + int(depth)%2})
 	})
 }

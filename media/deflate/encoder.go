@@ -12,18 +12,19 @@ var ErrTooLong = errors.New("deflate: the output is longer than the limit")
 type Params struct {
 	Depth  int // most candidates looked at for a position: 1 or more
 	Nice   int // a match of this length is taken without looking on: 3 to 258
-	Passes int // searches of the cheapest sequence after the first: 1 or more
+	Order  int // bytes of a position that the match finder sorts by: 4 to 258
+	Passes int // searches of the cheapest sequence after the first, at most: 1 or more
 }
 
 // Sets of parameters.
 var (
-	Quick    = Params{Depth: 12, Nice: 32, Passes: 1}
-	Normal   = Params{Depth: 40, Nice: 128, Passes: 2}
-	Thorough = Params{Depth: 120, Nice: 258, Passes: 4}
+	Quick    = Params{Depth: 12, Nice: 32, Order: 24, Passes: 1}
+	Normal   = Params{Depth: 40, Nice: 128, Order: 32, Passes: 2}
+	Thorough = Params{Depth: 120, Nice: 258, Order: 258, Passes: 4}
 )
 
 func (p Params) validate() error {
-	if p.Depth < 1 || p.Nice < minMatch || p.Nice > maxMatch || p.Passes < 1 {
+	if p.Depth < 1 || p.Nice < minMatch || p.Nice > maxMatch || p.Order < 4 || p.Order > maxMatch || p.Passes < 1 {
 		return fmt.Errorf("deflate: parameters %+v are out of range", p)
 	}
 	return nil
@@ -83,7 +84,7 @@ func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func
 		return nil, fmt.Errorf("deflate: %d bytes of input are more than %d", len(src), maxInput)
 	}
 	base := len(w.out)
-	e.finder.reset(src, p.Depth, p.Nice)
+	e.finder.reset(src, p)
 	defer func() { e.finder.src, e.chunk.src = nil, nil }()
 	if len(src) == 0 {
 		w.header(typeFixed, true)
@@ -153,10 +154,14 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	for i := range ps {
 		from, to := ps[i].from, ps[i].to
 		h := &ps[i].h
-		for range p.Passes {
+		for last, n := uint32(0), 0; n < p.Passes; n++ {
 			e.costs.entropyCosts(h)
-			c.cheapest(from, to, &e.costs)
+			cost := c.cheapest(from, to, &e.costs)
 			c.count(from, to, h)
+			if n > 0 && cost+cost/4096 >= last {
+				break // it does not get better any more
+			}
+			last = cost
 		}
 		e.write(w, from, to, h, final && i == len(ps)-1)
 	}

@@ -26,21 +26,25 @@ const (
 const none = -1 << 30
 
 // finder finds matches in the window before a position. Positions with the
-// same 4-byte hash form a binary tree, sorted by the bytes that follow,
+// same 4-byte hash form a binary tree, sorted by the first bytes that follow,
 // in which every node is nearer than its children: a search visits the nearest
 // candidates first and leaves the tree with the new position as its root.
 type finder struct {
 	src   []byte
 	depth int // most nodes visited in a search
 	nice  int // a match of this length ends a search
+	// order is how many bytes the order of a tree takes into account: at most
+	// nice. What is equal that far may stand in any order, and inserting a
+	// position compares no further, which makes long runs cheap.
+	order int
 
 	last3 [1 << hash3Bits]int32 // the latest position of each 3-byte hash
 	root  [1 << hash4Bits]int32 // the root of each tree
 	child [2 * windowSize]int32 // smaller and larger child of the position p at 2*(p&windowMask)
 }
 
-func (f *finder) reset(src []byte, depth, nice int) {
-	f.src, f.depth, f.nice = src, depth, nice
+func (f *finder) reset(src []byte, p Params) {
+	f.src, f.depth, f.nice, f.order = src, p.Depth, p.Nice, min(p.Order, p.Nice)
 	for i := range f.last3 {
 		f.last3[i] = none
 	}
@@ -65,7 +69,7 @@ func (f *finder) find(i int, out []match) []match {
 		best = minMatch
 	}
 	*h = int32(i)
-	return f.search(i, limit, next, best, out, true)
+	return f.search(i, limit, min(f.nice, limit), next, best, out)
 }
 
 // skip inserts position i without looking for its matches.
@@ -76,12 +80,15 @@ func (f *finder) skip(i int) {
 	}
 	next := binary.LittleEndian.Uint32(f.src[i:])
 	f.last3[next<<8*0x9e3779b1>>(32-hash3Bits)] = int32(i)
-	f.search(i, limit, next, 0, nil, false)
+	limit = min(limit, f.order)
+	f.search(i, limit, limit, next, maxMatch, nil)
 }
 
-// search walks down the tree of position i, which becomes its new root.
-func (f *finder) search(i, limit int, next uint32, best int, out []match, record bool) []match {
-	src, nice := f.src, min(f.nice, limit)
+// search walks down the tree of position i, which becomes its new root, and
+// appends the matches longer than best. It compares limit bytes at most and ends at
+// a match of nice or more.
+func (f *finder) search(i, limit, nice int, next uint32, best int, out []match) []match {
+	src := f.src
 	r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
 	p := int(*r)
 	*r = int32(i)
@@ -90,13 +97,12 @@ func (f *finder) search(i, limit int, next uint32, best int, out []match, record
 	smaller, larger := 2*(i&windowMask), 2*(i&windowMask)+1
 	sharedSmaller, sharedLarger := 0, 0
 	for depth := f.depth; i-p < windowSize && depth > 0; depth-- {
-		n := min(sharedSmaller, sharedLarger)
+		// All between the two is sorted, so it shares what both share.
+		n := min(sharedSmaller, sharedLarger, f.order)
 		n = extend(src, p, i, n, limit)
 		if n > best {
 			best = n
-			if record {
-				out = append(out, newMatch(n, uint32(i-p)))
-			}
+			out = append(out, newMatch(n, uint32(i-p)))
 		}
 		node := 2 * (p & windowMask)
 		if n >= nice {

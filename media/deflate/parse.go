@@ -61,8 +61,9 @@ func (c *chunk) longest(i int) (match, bool) {
 	return m, true
 }
 
-// cheapest makes the sequence from one position to another that costs least.
-func (c *chunk) cheapest(from, to int, cs *costs) {
+// cheapest makes the sequence from one position to another that costs least,
+// and gives its cost.
+func (c *chunk) cheapest(from, to int, cs *costs) uint32 {
 	// cost[i-from] is known from the end backwards; nothing is beyond to.
 	cost := c.cost[:to-from+1]
 	cost[to-from] = 0
@@ -75,15 +76,23 @@ func (c *chunk) cheapest(from, to int, cs *costs) {
 			base := cs.distance[m.slot()]
 			reach := min(m.length(), len(here)-1)
 			tail := m &^ 0x1ff
-			for ; length <= reach; length++ {
-				if v := base + cs.length[length] + here[length]; v < best {
-					best, bestStep = v, tail|match(length)
+			if reach < length {
+				continue
+			}
+			prices := cs.length[length : reach+1]
+			rest := here[length : reach+1]
+			rest = rest[:len(prices)]
+			for k, price := range prices {
+				if v := base + price + rest[k]; v < best {
+					best, bestStep = v, tail|match(length+k)
 				}
 			}
+			length = reach + 1
 		}
 		here[0] = best
 		c.steps[i] = bestStep
 	}
+	return cost[0]
 }
 
 // count counts the symbols of the sequence from one position to another,

@@ -1,58 +1,213 @@
 package png
 
 import (
-	"bytes"
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
 
-	"github.com/klauspost/compress/zlib"
+	kflate "github.com/klauspost/compress/flate"
+
+	"vdefs/media/deflate"
 )
+
+// effort is what a level does.
+type effort struct {
+	direct  []strategy // tried for samples of 8 or 16 bits
+	indexed []strategy // tried for palettes and for less than 8 bits
+	finals  int        // how many of the best are compared once more, with more care
+	params  deflate.Params
+}
+
+var efforts = map[Level]effort{
+	Fast: {
+		direct:  []strategy{strategyStored, strategyNone, strategySub},
+		indexed: []strategy{strategyNone},
+		finals:  1,
+		params:  deflate.Quick,
+	},
+	Default: {
+		direct:  []strategy{strategyStored, strategyNone, strategyBigrams},
+		indexed: []strategy{strategyStored, strategyNone},
+		finals:  1,
+		params:  deflate.Normal,
+	},
+	Best: {
+		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
+			strategyMinSum, strategyEntropy, strategyBigrams},
+		indexed: []strategy{strategyStored, strategyNone, strategyUp, strategyMinSum, strategyBigrams},
+		finals:  3,
+		params:  deflate.Thorough,
+	},
+}
+
+// judgeLevel is the level of the fast encoder that compares strategies.
+const judgeLevel = 5
+
+// encoder is scratch memory for one call at a time.
+type encoder struct {
+	fl      filterer
+	deflate deflate.Encoder
+	judge   *kflate.Writer
+	counted counter
+}
+
+// counter is a writer that counts.
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
+
+// candidate is a form of the picture and a way to filter it.
+type candidate struct {
+	ra    *raster
+	s     strategy
+	score int // bytes that the file has beyond what all candidates share, as judged
+}
 
 // encode gives the smallest file it finds, or a refusal when none has less
 // than limit bytes.
 func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]byte, error) {
-	var fl filterer
-	buf := make([]byte, ra.filteredSize())
-	var best []byte
-	for _, s := range []strategy{strategyStored, strategyNone, strategyBigrams} {
-		data, err := fl.apply(buf, ra, s, b)
-		if err != nil {
+	e := encoders.Get().(*encoder)
+	defer encoders.Put(e)
+	forms := []*raster{ra}
+	if o.Reductions {
+		forms = reductions(f, ra)
+	}
+	if !slices.Contains(forms, ra) {
+		ra.pix = nil // the picture is held in another form now
+	}
+	eff := efforts[o.Level]
+	size := 0
+	for _, form := range forms {
+		size = max(size, form.filteredSize())
+	}
+	buf := make([]byte, size)
+	list, err := e.rank(forms, eff, buf, b)
+	if err != nil {
+		return nil, err
+	}
+	t := newTranslator(f)
+	list = list[:min(len(list), eff.finals)]
+	if len(list) > 1 {
+		if err := e.settle(list, buf, b); err != nil {
 			return nil, err
-		}
-		var z bytes.Buffer
-		zw, err := zlib.NewWriterLevel(&z, zlib.BestCompression)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := zw.Write(data); err != nil {
-			return nil, err
-		}
-		if err := zw.Close(); err != nil {
-			return nil, err
-		}
-		if best == nil || z.Len() < len(best) {
-			best, r.Filter = z.Bytes(), s.String()
 		}
 	}
-	out := assemble(f, ra, best)
-	if len(out) >= limit {
-		return nil, refuse(ReasonNotSmaller, "the smallest form found has %d bytes, the file %d", len(out), limit)
+	win := list[0]
+	data, err := e.fl.apply(buf, win.ra, win.s, b)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	overhead := assembledSize(f, win.ra, t)
+	out, err := e.zlib(data, o.Level, eff.params, limit-1-overhead, b)
+	if errors.Is(err, deflate.ErrTooLong) {
+		return nil, refuse(ReasonNotSmaller, "no form with less than its %d bytes was found", limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.Filter = win.s.String()
+	return assemble(f, win.ra, t, out), nil
 }
 
-// assemble writes the file: the chunks in their order, IDAT as one chunk.
-func assemble(f *file, ra *raster, idat []byte) []byte {
-	n := len(signature) + 3*chunkOverhead + headerLen + len(idat)
-	for _, c := range f.chunks {
-		n += chunkOverhead + len(c.data)
+// settle puts the candidates into the order of their size when deflated with
+// more care than the judge takes. Those that the judge sees far behind
+// have no chance and stay behind.
+func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
+	close := 1
+	for close < len(list) && list[close].score <= list[0].score+list[0].score/24 {
+		close++
 	}
-	out := make([]byte, 0, n)
-	out = append(out, signature...)
-	out = appendChunk(out, "IHDR", ra.hdr.encode())
-	for _, c := range f.chunks {
-		if c.typ == "IDAT" {
-			c.data = idat
+	list = list[:close]
+	for i := range list {
+		c := &list[i]
+		data, err := e.fl.apply(buf, c.ra, c.s, b)
+		if err != nil {
+			return err
 		}
-		out = appendChunk(out, c.typ, c.data)
+		out, err := e.deflate.Append(nil, data, deflate.Quick, len(data)+1<<16, b.check)
+		if err != nil {
+			return err
+		}
+		c.score = len(out) + c.ra.paletteBytes()
 	}
-	return appendChunk(out, "IEND", nil)
+	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
+	return nil
+}
+
+// paletteBytes is what PLTE and tRNS take in the file.
+func (ra *raster) paletteBytes() int {
+	n := 0
+	for _, data := range [][]byte{ra.plte, ra.trns} {
+		if data != nil {
+			n += chunkOverhead + len(data)
+		}
+	}
+	return n
+}
+
+// rank judges every strategy on every form, the best first.
+func (e *encoder) rank(forms []*raster, eff effort, buf []byte, b *budget) ([]candidate, error) {
+	var list []candidate
+	for _, form := range forms {
+		strategies := eff.direct
+		if form.hdr.ctype == indexed || form.hdr.depth < 8 {
+			strategies = eff.indexed
+		}
+		for _, s := range strategies {
+			if s == strategyStored && len(form.stored) == 0 {
+				continue
+			}
+			list = append(list, candidate{ra: form, s: s})
+		}
+	}
+	if len(list) == 1 {
+		return list, nil
+	}
+	for i := range list {
+		c := &list[i]
+		data, err := e.fl.apply(buf, c.ra, c.s, b)
+		if err != nil {
+			return nil, err
+		}
+		if c.score, err = e.measure(data, b); err != nil {
+			return nil, err
+		}
+		c.score += c.ra.paletteBytes()
+	}
+	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
+	return list, nil
+}
+
+// measure gives the deflated size of data with the fast encoder.
+func (e *encoder) measure(data []byte, b *budget) (int, error) {
+	e.counted = 0
+	if e.judge == nil {
+		w, err := kflate.NewWriter(&e.counted, judgeLevel)
+		if err != nil {
+			return 0, err
+		}
+		e.judge = w
+	} else {
+		e.judge.Reset(&e.counted)
+	}
+	for len(data) > 0 {
+		part := data[:min(len(data), 1<<18)]
+		data = data[len(part):]
+		if _, err := e.judge.Write(part); err != nil {
+			return 0, err
+		}
+		if err := b.spend(len(part)); err != nil {
+			return 0, err
+		}
+	}
+	if err := e.judge.Close(); err != nil {
+		return 0, err
+	}
+	return int(e.counted), nil
 }

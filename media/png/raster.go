@@ -13,7 +13,7 @@ type raster struct {
 	// bytes; unused bits at the end of a row are 0.
 	pix []byte
 	// stored has the filter type that each row had in the file. It is empty
-	// when the samples are no longer those of the file.
+	// where the samples are too far from those of the file for it to be of use.
 	stored []byte
 }
 

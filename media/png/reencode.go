@@ -64,6 +64,9 @@ func reencode(in []byte, o Options, b *budget, r *Report) ([]byte, error) {
 		return nil, refuse(ReasonTooLarge, "%d x %d pixels of %d bits are more than the limit of %d bytes",
 			f.hdr.width, f.hdr.height, f.hdr.bitsPerPixel(), limit)
 	}
+	if l, ok := markOf(f); ok && l >= o.Level && !o.Force {
+		return nil, refuse(ReasonAlreadyDone, "it was re-encoded at level %v", l)
+	}
 	ra, err := decode(f, b)
 	if err != nil {
 		return nil, err

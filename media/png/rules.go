@@ -21,7 +21,7 @@ type rule struct {
 // rules has every ancillary chunk that may be copied although the image data
 // around it is rewritten: none of them depends on how IDAT is encoded. Those
 // that depend on the colour type, the depth or the palette are translated
-// (translate.go) or forbid the reduction (reducible).
+// (translate.go) or forbid the reduction (findFetters).
 var rules = map[string]rule{
 	// PNG, third edition
 	"cHRM": {place: beforePLTE},
