@@ -1,0 +1,430 @@
+package recode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"vdefs/fs"
+	"vdefs/fs/command"
+	"vdefs/media/png"
+	"vdefs/vde/meta"
+)
+
+// Store is what is needed of the volume. All methods may be called concurrently.
+type Store interface {
+	// Inode returns the attributes of an inode.
+	Inode(ctx context.Context, ino meta.Ino) (meta.Inode, error)
+	// Read fills dst from offset off; fewer bytes only at the end of the file.
+	Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error)
+	// Xattr returns an attribute, nil without an error if there is none.
+	Xattr(ctx context.Context, in *meta.Inode, name string) ([]byte, error)
+	// RemoveXattr removes one.
+	RemoveXattr(ctx context.Context, ino meta.Ino, name string) error
+	// Entry returns the inode that a name in a directory names, 0 without an error if there is none.
+	Entry(ctx context.Context, dir meta.Ino, name string) (meta.Ino, error)
+	// Swap gives a file that nobody has open other contents and attributes, and keeps everybody from opening it until it
+	// has called applied with the inode as it is then. It fails with ErrBusy if the file is open, and with ErrChanged if
+	// it does not have the version of c any more.
+	Swap(ctx context.Context, c *command.Replace, applied func(meta.Inode)) error
+}
+
+// Why Store.Swap does nothing.
+var (
+	ErrBusy    = errors.New("the file is open")
+	ErrChanged = errors.New("the file has changed or is gone")
+)
+
+// Options say how files are re-encoded. The zero value is a Recoder that heeds the directories' attributes only.
+type Options struct {
+	Mode    Mode
+	Level   png.Level     // 0: png.Default
+	Workers int           // in the background; 0: half of the processors, 2 at most
+	Memory  int64         // bytes that one picture may take; 0: 320 MiB
+	Delay   time.Duration // from the close to the first look; 0: 250 ms, in which many a program opens the file again
+	Logger  logrus.FieldLogger
+}
+
+const (
+	defaultMemory = 320 << 20
+	defaultDelay  = 250 * time.Millisecond
+
+	// maxFile is the largest file that is looked at, in bytes: one with its replacement fits into one log entry.
+	maxFile = 48 << 20
+
+	closingSlots  = 2                      // closes served at a time
+	closingWait   = 500 * time.Millisecond // that a request by path waits for the swap behind a close
+	maxPrepared   = 64 << 20               // bytes made at closes and not yet swapped in
+	preparedStale = time.Minute            // after which a prepared swap whose close never came is dropped
+
+	busyTries = 20 // to find a file closed
+	busyPause = 50 * time.Millisecond
+)
+
+// Recoder re-encodes the files of one volume. It is a replica.Watcher and, but for the volume, a fs.SelfChanger.
+type Recoder struct {
+	store   Store
+	options Options
+	png     png.Options
+	closing chan struct{} // a place for every close that is served
+
+	ctx    context.Context // ends with Run
+	cancel context.CancelFunc
+
+	wake     chan struct{} // something is in order
+	swapWake chan struct{} // something is in swaps
+
+	mu       sync.Mutex
+	mount    fs.Announcer           // nil: not mounted, nothing is done; guarded by mu, as all below
+	names    map[meta.Ino]place     // of files that are called .png
+	dirty    map[meta.Ino]struct{}  // written since they were closed
+	waiting  map[meta.Ino]struct{}  // looked at, but open
+	kept     map[meta.Ino]uint64    // version at which a file was looked at and is as small as it gets
+	queued   map[meta.Ino]job       // candidates
+	order    []job                  // the queue: by due; entries that are not the latest of their file are void
+	seq      uint64                 // of the latest entry of order
+	prepared map[meta.Ino]*prepared // made at a close; BeginChange has been called
+	swaps    []*prepared            // prepared ones whose file is closed
+	stats    Stats
+
+	preparedBytes int // of prepared
+}
+
+// prepared is a file that was encoded and not yet swapped in.
+type prepared struct {
+	ino     meta.Ino
+	place   place
+	version uint64 // that was read
+	written int    // bytes read
+	made    []byte
+	record  []byte
+	at      time.Time
+}
+
+// New makes a Recoder, which does nothing before Attach and Run.
+func New(store Store, o Options) *Recoder {
+	if o.Level == 0 {
+		o.Level = png.Default
+	}
+	if o.Workers == 0 {
+		o.Workers = max(1, min(2, runtime.NumCPU()/2))
+	}
+	if o.Memory == 0 {
+		o.Memory = defaultMemory
+	}
+	if o.Delay == 0 {
+		o.Delay = defaultDelay
+	}
+	if o.Logger == nil {
+		o.Logger = logrus.StandardLogger()
+	}
+	r := &Recoder{
+		store: store, options: o, png: png.DefaultOptions(), closing: make(chan struct{}, closingSlots),
+		wake: make(chan struct{}, 1), swapWake: make(chan struct{}, 1),
+		names: map[meta.Ino]place{}, dirty: map[meta.Ino]struct{}{}, waiting: map[meta.Ino]struct{}{}, kept: map[meta.Ino]uint64{},
+		queued: map[meta.Ino]job{}, prepared: map[meta.Ino]*prepared{}, stats: Stats{Skipped: map[string]uint64{}},
+	}
+	r.png.Level = o.Level
+	r.png.MaxBytes = min(maxFile, o.Memory/2)
+	// Package png takes 4 times the decoded size, the file, and 16 MiB.
+	r.png.MaxRaw = max(1<<20, (o.Memory-16<<20)/5)
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Attach implements fs.SelfChanger.
+func (r *Recoder) Attach(mount fs.Announcer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mount = mount
+	if mount == nil {
+		clear(r.queued)
+		r.order = nil
+		clear(r.prepared)
+		r.preparedBytes = 0
+	}
+}
+
+// WaitsAtClose implements fs.SelfChanger.
+func (r *Recoder) WaitsAtClose() bool { return r.options.Mode == Sync }
+
+// Run works until stop is closed; what is under way then is given up.
+func (r *Recoder) Run(stop <-chan struct{}) {
+	var workers sync.WaitGroup
+	for range r.options.Workers {
+		workers.Go(r.work)
+	}
+	workers.Go(r.swapper)
+	<-stop
+	r.cancel()
+	workers.Wait()
+}
+
+// work looks at candidates.
+func (r *Recoder) work() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for r.ctx.Err() == nil {
+		ino, wait, ok := r.next()
+		if ok {
+			r.look(ino)
+			continue
+		}
+		if wait == 0 {
+			wait = time.Hour
+		}
+		timer.Reset(wait)
+		select {
+		case <-r.ctx.Done():
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// swapper swaps in what closes have prepared.
+func (r *Recoder) swapper() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.swapWake:
+		}
+		for {
+			r.mu.Lock()
+			if len(r.swaps) == 0 {
+				r.swaps = nil
+				r.mu.Unlock()
+				break
+			}
+			p, mount := r.swaps[0], r.mount
+			r.swaps = r.swaps[1:]
+			r.mu.Unlock()
+			if mount == nil {
+				continue
+			}
+			r.swap(mount, p)
+			mount.EndChange(p.ino, p.place.parent, p.place.name)
+		}
+	}
+}
+
+// candidate returns what is known of a file; mount is nil if there is nothing to be done.
+func (r *Recoder) candidate(ino meta.Ino) (p place, mount fs.Announcer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, ok := r.names[ino]
+	if !ok {
+		return p, nil
+	}
+	return p, r.mount
+}
+
+// look looks at a file in the background, and makes it smaller if it can be.
+func (r *Recoder) look(ino meta.Ino) {
+	at, mount := r.candidate(ino)
+	if mount == nil {
+		return
+	}
+	mode, err := r.modeOf(r.ctx, at.parent)
+	if err != nil || mode == Off {
+		r.skipError(ino, at, skipMode, err)
+		return
+	}
+	mount.BeginChange(ino, 0)
+	defer mount.EndChange(ino, at.parent, at.name)
+	if p := r.encode(ino, at); p != nil {
+		r.swap(mount, p)
+	}
+}
+
+// Closing implements fs.SelfChanger: it encodes a file, so that the swap has only to be made when it is closed.
+func (r *Recoder) Closing(ino meta.Ino) {
+	at, mount := r.candidate(ino)
+	r.mu.Lock()
+	_, dirty := r.dirty[ino]
+	r.mu.Unlock()
+	if mount == nil || !dirty {
+		return
+	}
+	if mode, err := r.modeOf(r.ctx, at.parent); err != nil || mode != Sync {
+		return
+	}
+	select {
+	case r.closing <- struct{}{}:
+		defer func() { <-r.closing }()
+	case <-r.ctx.Done():
+		return
+	}
+	p := r.encode(ino, at)
+	r.mu.Lock()
+	dropped := r.sweepLocked(ino)
+	if p != nil && r.preparedBytes+len(p.made) > maxPrepared {
+		p = nil // it is done in the background
+	}
+	if p != nil {
+		r.prepared[ino] = p
+		r.preparedBytes += len(p.made)
+	}
+	r.mu.Unlock()
+	for _, old := range dropped {
+		mount.EndChange(old.ino, 0, "")
+	}
+	if p != nil {
+		mount.BeginChange(ino, closingWait)
+	}
+}
+
+// sweepLocked takes out what was prepared for a file before, and what nobody came for; mu is held.
+func (r *Recoder) sweepLocked(ino meta.Ino) (dropped []*prepared) {
+	for i, p := range r.prepared {
+		if i == ino || time.Since(p.at) > preparedStale {
+			delete(r.prepared, i)
+			r.preparedBytes -= len(p.made)
+			dropped = append(dropped, p)
+		}
+	}
+	return dropped
+}
+
+// encode reads a file and encodes it; nil: it stays as it is.
+func (r *Recoder) encode(ino meta.Ino, at place) *prepared {
+	in, data, err := r.read(ino, at)
+	if err != nil || data == nil {
+		r.skipError(ino, at, skipGone, err)
+		return nil
+	}
+	r.mu.Lock()
+	version, ok := r.kept[ino]
+	r.mu.Unlock()
+	if ok && version == in.Version {
+		r.skip(string(png.ReasonAlreadyDone))
+		return nil
+	}
+	made, report, err := png.Reencode(r.ctx, data, r.png)
+	if err != nil {
+		r.skipError(ino, at, skipError, err)
+		return nil
+	}
+	if report.Reason == png.ReasonVerify {
+		r.log(ino, at).WithField("detail", report.Detail).Error("a re-encoded PNG did not verify and was thrown away: please report this")
+	}
+	if made == nil {
+		r.keep(&in)
+		r.skip(string(report.Reason))
+		r.dropRecord(&in, at)
+		return nil
+	}
+	record, err := newRecord(data, made, r.options.Level).encode()
+	if err != nil {
+		r.skipError(ino, at, skipError, err)
+		return nil
+	}
+	return &prepared{ino: ino, place: at, version: in.Version, written: len(data), made: made, record: record, at: time.Now()}
+}
+
+// read reads a whole file of one version; nil without an error if that cannot be had or makes no sense.
+func (r *Recoder) read(ino meta.Ino, at place) (in meta.Inode, data []byte, err error) {
+	if found, err := r.store.Entry(r.ctx, at.parent, at.name); err != nil || found != ino {
+		return in, nil, err
+	}
+	in, err = r.store.Inode(r.ctx, ino)
+	if err != nil || !regular(&in) || in.Nlink == 0 || in.Size == 0 || in.Size > uint64(r.png.MaxBytes) {
+		return in, nil, err
+	}
+	data = make([]byte, in.Size)
+	n, err := r.store.Read(r.ctx, ino, 0, data)
+	if err != nil || n < len(data) {
+		return in, nil, err
+	}
+	after, err := r.store.Inode(r.ctx, ino)
+	if err != nil || after.Version != in.Version {
+		return in, nil, err
+	}
+	return in, data, nil
+}
+
+// swap puts what was made in place of what was written, as soon as nobody has the file open.
+func (r *Recoder) swap(mount fs.Announcer, p *prepared) {
+	// Noted first: whoever closes the file after a try that found it open brings it back.
+	r.mu.Lock()
+	put(r.waiting, p.ino, struct{}{}, maxDirty)
+	r.mu.Unlock()
+	c := &command.Replace{Ino: p.ino, Version: p.version, Data: p.made, Xattrs: []command.Xattr{{Name: Xattr, Value: p.record}}}
+	err := r.store.Swap(r.ctx, c, func(in meta.Inode) {
+		mount.Changed(p.ino, in.Version)
+		r.swapped(p, &in)
+	})
+	for try := 1; errors.Is(err, ErrBusy) && try < busyTries; try++ {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-time.After(busyPause):
+		}
+		err = r.store.Swap(r.ctx, c, func(in meta.Inode) {
+			mount.Changed(p.ino, in.Version)
+			r.swapped(p, &in)
+		})
+	}
+	switch {
+	case err == nil:
+		r.log(p.ino, p.place).WithFields(logrus.Fields{"before": p.written, "after": len(p.made)}).Debug("PNG made smaller")
+	case errors.Is(err, ErrBusy):
+		r.skip(skipBusy)
+	case errors.Is(err, ErrChanged):
+		r.skip(skipChanged)
+	default:
+		r.skipError(p.ino, p.place, skipError, err)
+	}
+}
+
+// swapped counts a swap and remembers that the file is done.
+func (r *Recoder) swapped(p *prepared, in *meta.Inode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiting, p.ino)
+	put(r.kept, p.ino, in.Version, maxKept)
+	r.stats.Done++
+	r.stats.BytesBefore += uint64(p.written)
+	r.stats.BytesAfter += uint64(len(p.made))
+}
+
+// keep remembers that a file stays as it is at this version.
+func (r *Recoder) keep(in *meta.Inode) {
+	r.mu.Lock()
+	put(r.kept, in.Ino, in.Version, maxKept)
+	r.mu.Unlock()
+}
+
+// dropRecord removes an attribute that tells of contents that the file does not have any more.
+func (r *Recoder) dropRecord(in *meta.Inode, at place) {
+	value, err := r.store.Xattr(r.ctx, in, Xattr)
+	if record, ok := parseRecord(value); err == nil && ok && record.Size != int64(in.Size) {
+		err = r.store.RemoveXattr(r.ctx, in.Ino, Xattr)
+	}
+	if err != nil {
+		r.log(in.Ino, at).WithError(err).Warn("an attribute of what a PNG was before stays on it")
+	}
+}
+
+// skipError counts a file that stays, and logs an error if there is one that is not the end of the volume.
+func (r *Recoder) skipError(ino meta.Ino, at place, reason string, err error) {
+	if err == nil {
+		r.skip(reason)
+		return
+	}
+	if r.ctx.Err() != nil {
+		return
+	}
+	r.skip(skipError)
+	r.log(ino, at).WithError(err).Warn("a PNG stays as it was written")
+}
+
+func (r *Recoder) log(ino meta.Ino, at place) logrus.FieldLogger {
+	return r.options.Logger.WithFields(logrus.Fields{"name": at.name, "ino": uint64(ino), "dir": fmt.Sprint(at.parent)})
+}
