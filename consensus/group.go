@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,11 @@ type Group struct {
 	once    sync.Once     // closes done
 
 	compactMu sync.Mutex // one Compact at a time
+
+	// rep is the replica, once the group has (or had) several voters; before, this
+	// node alone is the group. It is set with mu held and never unset.
+	rep   atomic.Pointer[replica]
+	drive driver
 
 	mu     sync.Mutex // one step at a time; guards what follows
 	sm     StateMachine
@@ -104,18 +110,41 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	result, err := g.proposeSolo(cmd, local)
-	if err == nil && g.m.cfg.Sync == SyncAlways {
-		err = g.syncLog()
+	if len(cmd) > MaxCommandSize {
+		return nil, fmt.Errorf("%w: the command has %d", ErrTooLarge, len(cmd))
 	}
-	return result, err
+	rep := g.rep.Load()
+	if rep == nil {
+		result, err, alone := g.proposeSolo(cmd, local)
+		if alone {
+			return result, err
+		}
+		rep = g.rep.Load()
+	}
+	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error { return rep.propose(cmd, t) })
 }
 
 // proposeSolo is the whole way of a proposal where this node alone is the group:
-// what is in the log is committed.
-func (g *Group) proposeSolo(cmd []byte, local any) (any, error) {
+// what is in the log is committed. alone is false, and nothing was done, where it
+// is not.
+func (g *Group) proposeSolo(cmd []byte, local any) (result any, err error, alone bool) {
+	if result, err, alone = g.stepSolo(cmd, local); alone && err == nil && g.m.cfg.Sync == SyncAlways {
+		err = g.syncLog()
+	}
+	return result, err, alone
+}
+
+func (g *Group) stepSolo(cmd []byte, local any) (result any, err error, alone bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.rep.Load() != nil {
+		return nil, nil, false
+	}
+	result, err = g.appendAndApplyLocked(cmd, local)
+	return result, err, true
+}
+
+func (g *Group) appendAndApplyLocked(cmd []byte, local any) (any, error) {
 	if err := g.usableLocked(); err != nil {
 		return nil, err
 	}
@@ -149,6 +178,10 @@ func (g *Group) applyLocked(index, term uint64, cmd []byte, local any) (any, err
 func (g *Group) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if g.rep.Load() != nil {
+		// What was acknowledged was durable on a majority before.
+		return g.Err()
 	}
 	return g.syncLog()
 }
@@ -184,8 +217,20 @@ func (g *Group) ReadBarrier(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// With a single voter, what was acknowledged was applied here.
-	return g.Err()
+	rep := g.rep.Load()
+	if rep == nil {
+		// What was acknowledged was applied here.
+		return g.Err()
+	}
+	t := newTicket(nil)
+	if err := g.stepReplica(rep, func() error { return rep.read(t) }); err != nil {
+		return err
+	}
+	_, err := g.await(ctx, rep, t)
+	if err != nil {
+		return fmt.Errorf("group %s cannot tell whether a read would be current: %w", g.name, err)
+	}
+	return nil
 }
 
 // Compact tells the group that this node's state machine needs no entries up to
@@ -219,6 +264,9 @@ func (g *Group) Status() Status {
 		Voters: append([]uint64(nil), g.conf.GetVoters()...), Learners: append([]uint64(nil), g.conf.GetLearners()...),
 		Err: g.Err(),
 	}
+	if rep := g.rep.Load(); rep != nil {
+		rep.describe(&s)
+	}
 	if s.Err != nil {
 		s.State, s.Leader = "stopped", 0
 	}
@@ -239,18 +287,22 @@ func (g *Group) close() error {
 		return nil
 	}
 	g.closed = true
+	if rep := g.rep.Load(); rep != nil {
+		rep.abandon(fmt.Errorf("%w: group %s", ErrClosed, g.name))
+	}
 	g.mu.Unlock()
+	g.once.Do(func() { close(g.done) })
+	g.drive.work.Wait()
 	g.compactMu.Lock()
 	defer g.compactMu.Unlock()
 	err := g.log.Close()
-	g.once.Do(func() { close(g.done) })
 	if err != nil {
 		return fmt.Errorf("closing group %s: %w", g.name, err)
 	}
 	return nil
 }
 
-// openLocked loads the group from its directory and brings the state machine up
+// open loads the group from its directory and brings the state machine up
 // to the end of the log. Nothing else uses the group yet.
 func (g *Group) open() error {
 	hard, err := logstore.ReadState(g.m.cfg.FS, g.dir)
@@ -282,6 +334,13 @@ func (g *Group) open() error {
 // start checks that hard state, log and state machine fit together, and replays.
 func (g *Group) start(hard logstore.HardState) error {
 	last, applied := g.log.LastIndex(), g.sm.AppliedIndex()
+	if applied > last && applied == hard.SnapIndex {
+		// A crash came between the two halves of installing a snapshot.
+		if err := g.log.Reset(applied, hard.SnapTerm); err != nil {
+			return err
+		}
+		last = applied
+	}
 	if term := g.log.LastTerm(); term > hard.Term {
 		return fmt.Errorf("%w: the log's last entry has term %d, the hard state says %d: the hard-state file in %s is older than the log, restore it",
 			ErrLogGap, term, hard.Term, g.dir)
@@ -293,6 +352,15 @@ func (g *Group) start(hard logstore.HardState) error {
 	if applied > last {
 		return fmt.Errorf("%w: the state has applied entry %d, the log ends at %d: the log in %s was lost or replaced; "+
 			"restore the log that belongs to this state, or take a snapshot of another node", ErrLogGap, applied, last, g.dir)
+	}
+	if !slices.Equal(g.conf.GetVoters(), []uint64{g.m.cfg.NodeID}) || len(g.conf.GetLearners())+len(g.conf.GetVotersOutgoing()) > 0 {
+		if g.m.cfg.Transport == nil {
+			return fmt.Errorf("consensus: group %s has the voters %d, but Config.Transport is not set", g.name, g.conf.GetVoters())
+		}
+		g.hard = hard
+		g.last.Store(last)
+		g.applied.Store(applied)
+		return g.startReplica(hard)
 	}
 	// A term of its own for each run: should the last one have lost entries that
 	// were never synced, their indexes are not used twice in one term.
@@ -314,30 +382,53 @@ const (
 
 // replay applies the entries lo..hi, all of which are durable.
 func (g *Group) replay(lo, hi uint64) error {
-	from, begin, said := lo, time.Now(), time.Now()
+	if p, ok := g.sm.(ReplayPreparer); ok {
+		err := g.scan(lo, hi, "preparing", func(e logstore.Entry) error {
+			if e.Type != logstore.EntryCommand {
+				return nil
+			}
+			return p.PrepareReplay(e.Index, e.Data)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	begin := time.Now()
+	err := g.scan(lo, hi, "replaying", func(e logstore.Entry) error {
+		if e.Type == logstore.EntryCommand {
+			if _, err := g.sm.Apply(e.Index, e.Term, e.Data, nil); err != nil {
+				return err
+			}
+		}
+		g.applied.Store(e.Index)
+		return nil
+	})
+	if err == nil && hi >= lo {
+		g.m.cfg.Logger.Infof("raft group %s: replayed entries %d to %d in %v", g.name, lo, hi, time.Since(begin).Round(time.Millisecond))
+	}
+	return err
+}
+
+// scan gives the entries lo..hi of the log to visit. what is for errors and for the progress that it logs.
+func (g *Group) scan(lo, hi uint64, what string, visit func(logstore.Entry) error) error {
+	from, said := lo, time.Now()
 	var entries []logstore.Entry
 	for lo <= hi {
 		var err error
 		entries, err = g.log.Entries(entries[:0], lo, hi+1, replayChunk)
 		if err != nil {
-			return fmt.Errorf("replaying the log of group %s: %w", g.name, err)
+			return fmt.Errorf("%s the log of group %s: %w", what, g.name, err)
 		}
 		for _, e := range entries {
-			if e.Type == logstore.EntryCommand {
-				if _, err := g.sm.Apply(e.Index, e.Term, e.Data, nil); err != nil {
-					return fmt.Errorf("replaying entry %d of group %s: %w", e.Index, g.name, err)
-				}
+			if err := visit(e); err != nil {
+				return fmt.Errorf("%s entry %d of group %s: %w", what, e.Index, g.name, err)
 			}
-			g.applied.Store(e.Index)
 		}
 		lo += uint64(len(entries))
 		if time.Since(said) > replayProgress {
 			said = time.Now()
-			g.m.cfg.Logger.Infof("raft group %s: replayed %d of %d entries", g.name, lo-from, hi+1-from)
+			g.m.cfg.Logger.Infof("raft group %s: %s, %d of %d entries done", g.name, what, lo-from, hi+1-from)
 		}
-	}
-	if hi >= from {
-		g.m.cfg.Logger.Infof("raft group %s: replayed entries %d to %d in %v", g.name, from, hi, time.Since(begin).Round(time.Millisecond))
 	}
 	return nil
 }
