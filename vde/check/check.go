@@ -1,0 +1,327 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"vdefs/vde"
+	"vdefs/vde/layout"
+)
+
+// Names in a store directory.
+const (
+	infoName  = "vde.json"
+	imageName = "disk.vde"
+	metaName  = "meta"
+	lockName  = "LOCK"
+	raftName  = "raft"
+)
+
+// Options say what Run does.
+type Options struct {
+	FS     vfs.FS // nil: the operating system's
+	Data   bool   // read every block in use and compare it with its checksum
+	Repair bool   // repair what can be repaired; without it not one byte of the store changes
+	// Replay opens the store in dir through fs, applies what its logs hold beyond the metadata, and closes it cleanly:
+	// a mount without a mount point. nil: the log is not replayed (see the package comment for what that means).
+	Replay func(dir string, fs vfs.FS) error
+	// Progress is told how far the work described by what has come, now and then. nil: nobody is.
+	Progress func(done, total uint64, what string)
+	Logger   logrus.FieldLogger // nil: nobody is told of details
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	Kind     Kind   `json:"kind"`
+	What     string `json:"what"` // names the thing, what it is and what it should be
+	Repaired bool   `json:"repaired"`
+}
+
+// Report is what Run found.
+type Report struct {
+	UUID     string    `json:"uuid"`
+	Findings []Finding `json:"findings"`
+	// More counts findings beyond the first maxFindings, which are not listed.
+	More uint64 `json:"more,omitempty"`
+	// Notes are facts that are no faults.
+	Notes []string `json:"notes,omitempty"`
+
+	// Clean: the store was closed properly when it was last in use.
+	Clean bool `json:"clean"`
+	// Applied is the log entry that the metadata stands at, of group 0; LogEntries are the commands behind it, which the
+	// next mount applies (or Replay has applied).
+	Applied    uint64 `json:"applied"`
+	LogEntries uint64 `json:"log_entries"`
+
+	Inodes   uint64 `json:"inodes"`
+	Files    uint64 `json:"files"`
+	Dirs     uint64 `json:"dirs"`
+	Symlinks uint64 `json:"symlinks"`
+	Special  uint64 `json:"special"` // fifos, sockets, device nodes
+	Orphans  uint64 `json:"orphans"` // without a name, to be freed
+	Names    uint64 `json:"names"`
+	Xattrs   uint64 `json:"xattrs"`
+	Extents  uint64 `json:"extents"`
+
+	Blocks        uint64 `json:"blocks"` // data blocks of the image
+	UsedBlocks    uint64 `json:"used_blocks"`
+	SharedBlocks  uint64 `json:"shared_blocks"`
+	CheckedBlocks uint64 `json:"checked_blocks"` // compared with their checksums
+	BadBlocks     uint64 `json:"bad_blocks"`
+}
+
+// Left counts the findings that are not repaired.
+func (r *Report) Left() uint64 {
+	n := r.More
+	for _, f := range r.Findings {
+		if !f.Repaired {
+			n++
+		}
+	}
+	return n
+}
+
+// maxPasses bounds how often a store is looked at while it is repaired: more than all stages twice.
+const maxPasses = 24
+
+// Run checks the store in dir. An error means that it could not be checked: vde.ErrNotAStore, vde.ErrStoreInUse,
+// *layout.VersionError, or that a file could not be read or (Repair) written. Whatever is wrong with the store itself
+// is in the report.
+func Run(dir string, o Options) (Report, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		o.Logger = quiet
+	}
+	if o.Progress == nil {
+		o.Progress = func(uint64, uint64, string) {}
+	}
+	r := &run{dir: dir, o: o, report: Report{Findings: []Finding{}}, seen: map[Finding]bool{}}
+	if err := r.lock(); err != nil {
+		return Report{}, err
+	}
+	err := r.run()
+	if err = errors.Join(err, r.unlock()); err != nil {
+		return Report{}, err
+	}
+	return r.report, nil
+}
+
+// run is one call of Run.
+type run struct {
+	dir    string
+	o      Options
+	held   io.Closer // the store's lock; nil on a file system that cannot be written
+	info   layout.Info
+	report Report
+	seen   map[Finding]bool // findings of the report that are not repaired
+
+	// restricted: the log holds more than the state, so no repair may change what its replay does.
+	restricted bool
+}
+
+// lock takes the store's lock, so that nobody opens it meanwhile.
+func (r *run) lock() error {
+	f := r.o.FS
+	if _, err := f.Stat(f.PathJoin(r.dir, infoName)); err != nil {
+		_, err := vde.ReadInfo(f, r.dir) // says it in the words of every other verb
+		return err
+	}
+	held, err := f.Lock(f.PathJoin(r.dir, lockName))
+	switch {
+	case err == nil:
+		r.held = held
+	case errors.Is(err, unix.EROFS) && !r.o.Repair:
+		// Nobody can have it open for writing either.
+	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("store %s: %w", r.dir, vde.ErrStoreInUse)
+	default:
+		return fmt.Errorf("store %s: %w", r.dir, err)
+	}
+	return nil
+}
+
+func (r *run) unlock() error {
+	if r.held == nil {
+		return nil
+	}
+	err := r.held.Close()
+	r.held = nil
+	return err
+}
+
+func (r *run) run() (err error) {
+	if ok, err := r.readInfo(); err != nil || !ok {
+		return err
+	}
+	r.report.UUID = r.info.UUID
+	fs := r.o.FS
+	pending, applied, err := r.readLogs()
+	if err != nil {
+		return err
+	}
+	r.report.LogEntries, r.report.Applied = pending, applied
+	switch {
+	case pending == 0:
+	case r.o.Replay == nil:
+		r.restricted = true
+		r.note("the log holds %d entries beyond the metadata; the next mount applies them", pending)
+	case r.o.Repair:
+		if err := r.replayForGood(pending); err != nil {
+			return err
+		}
+	default:
+		scratch := newScratchFS(fs)
+		defer func() { err = errors.Join(err, scratch.close()) }()
+		if err := r.o.Replay(r.dir, scratch); err != nil {
+			r.restricted = true
+			r.find(finding{Finding: Finding{Kind: KindReplay, What: replayFailed(pending, err)}})
+			break
+		}
+		r.note("the log held %d entries beyond the metadata; judged as after their replay, which the next mount does", pending)
+		fs = scratch
+	}
+	if r.o.Repair {
+		return r.repair()
+	}
+	p, err := r.pass(fs, r.o.Data)
+	if err != nil {
+		return err
+	}
+	r.take(p)
+	for _, f := range p.findings {
+		r.find(f)
+	}
+	return nil
+}
+
+func replayFailed(pending uint64, err error) string {
+	return fmt.Sprintf("the %d entries that the log holds beyond the metadata cannot be applied: %v", pending, err)
+}
+
+// replayForGood applies the log to the store itself, once it is known that it can be applied. What keeps it from being
+// applied is repaired first, if that does not change what the entries do.
+func (r *run) replayForGood(pending uint64) error {
+	try := func() error {
+		scratch := newScratchFS(r.o.FS)
+		return errors.Join(r.o.Replay(r.dir, scratch), scratch.close())
+	}
+	p, err := r.pass(r.o.FS, false)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(p.findings, func(f finding) bool { return f.Kind == KindSequence }); i >= 0 {
+		// The entries would give out numbers that are in use.
+		r.restricted = true
+		r.find(finding{Finding: Finding{Kind: KindReplay, What: fmt.Sprintf(
+			"the %d entries that the log holds beyond the metadata must not be applied, as %s", pending, p.findings[i].What)}})
+		return nil
+	}
+	if err := try(); err != nil {
+		r.restricted = true
+		if err := r.repair(); err != nil {
+			return err
+		}
+		if err := try(); err != nil {
+			r.find(finding{Finding: Finding{Kind: KindReplay, What: replayFailed(pending, err)}})
+			return nil
+		}
+	}
+	if err := r.unlock(); err != nil {
+		return err
+	}
+	if err := r.o.Replay(r.dir, r.o.FS); err != nil {
+		return fmt.Errorf("apply the log of store %s: %w", r.dir, err)
+	}
+	r.restricted = false
+	r.note("the %d entries that the log held beyond the metadata were applied", pending)
+	return r.lock()
+}
+
+// repair looks and repairs until nothing is left that it can repair.
+func (r *run) repair() error {
+	for n := 0; ; n++ {
+		p, err := r.pass(r.o.FS, r.o.Data && n == 0)
+		if err != nil {
+			return err
+		}
+		r.take(p)
+		if n > 0 {
+			r.settle(p)
+		}
+		for _, f := range p.findings {
+			r.find(f)
+		}
+		fixes := p.nextStage(r.restricted)
+		if len(fixes) == 0 || n == maxPasses {
+			return nil
+		}
+		if err := r.apply(p, fixes); err != nil {
+			return fmt.Errorf("repair store %s: %w", r.dir, err)
+		}
+	}
+}
+
+// take notes the counts of a pass, which replace those of an earlier one.
+func (r *run) take(p *pass) {
+	old, c := &r.report, p.counts
+	c.UUID, c.Findings, c.Applied, c.LogEntries = old.UUID, old.Findings, old.Applied, old.LogEntries
+	for _, n := range old.Notes {
+		if !slices.Contains(c.Notes, n) {
+			c.Notes = append(c.Notes, n)
+		}
+	}
+	// Data is read in the first pass only.
+	c.CheckedBlocks += old.CheckedBlocks
+	c.BadBlocks += old.BadBlocks
+	r.report = c
+}
+
+// settle marks what was found earlier and is not found any more as repaired.
+func (r *run) settle(p *pass) {
+	if p.counts.More > 0 {
+		return // what this pass does not list may be there all the same
+	}
+	left := map[Finding]bool{}
+	for _, f := range p.findings {
+		left[f.Finding] = true
+	}
+	for i := range r.report.Findings {
+		f := &r.report.Findings[i]
+		switch f.Kind {
+		case KindBlock, KindLog, KindReplay:
+			continue // these are not looked for again
+		}
+		if was := (Finding{Kind: f.Kind, What: f.What}); !f.Repaired && !left[was] {
+			f.Repaired = true
+			delete(r.seen, was)
+			r.o.Logger.WithField("kind", f.Kind).Info("repaired: " + f.What)
+		}
+	}
+}
+
+// find adds a finding to the report, if it is new.
+func (r *run) find(f finding) {
+	if r.seen[f.Finding] {
+		return
+	}
+	if len(r.report.Findings) >= maxFindings {
+		r.report.More++
+		return
+	}
+	r.seen[f.Finding] = true
+	r.report.Findings = append(r.report.Findings, f.Finding)
+}
+
+func (r *run) note(format string, args ...any) {
+	r.report.Notes = append(r.report.Notes, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,177 @@
+package check
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+
+	"vdefs/consensus/logstore"
+	"vdefs/vde/meta"
+)
+
+// defaultGroup is the directory of the log of group 0.
+const defaultGroup = "default"
+
+const logChunk = 4 << 20 // bytes of a log read at once
+
+// readLogs reads every log of the store from end to end, and tells how many commands that of group 0 holds beyond the
+// metadata. Logs are opened on a scratch, as opening one cuts off its torn tail.
+func (r *run) readLogs() (pending, applied uint64, err error) {
+	f := r.o.FS
+	known := r.applied(f, &applied)
+	dir := f.PathJoin(r.dir, raftName)
+	names, err := f.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err = nil, nil
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("look into %s: %w", dir, err)
+	}
+	slices.Sort(names)
+	found := false
+	for i, name := range names {
+		r.o.Progress(uint64(i), uint64(len(names)), "logs")
+		group := f.PathJoin(dir, name)
+		st, err := f.Stat(group)
+		if err != nil {
+			return 0, 0, err
+		}
+		if !st.IsDir() {
+			continue
+		}
+		hard, err := logstore.ReadState(f, group)
+		if errors.Is(err, logstore.ErrNoState) {
+			r.note("%s was left by an interrupted creation or removal of a group; the next mount removes it", group)
+			continue
+		}
+		if name == defaultGroup {
+			found = true
+		}
+		if err == nil && hard.NodeID != r.info.NodeID {
+			err = fmt.Errorf("it is of node %d, this is node %d", hard.NodeID, r.info.NodeID)
+		}
+		if err != nil {
+			r.badLog("%s: %v", group, err)
+			continue
+		}
+		from := uint64(0)
+		if name == defaultGroup && known {
+			from = applied
+		}
+		n, err := r.readLog(group, from, name == defaultGroup && known, hard.Term)
+		if err != nil {
+			r.badLog("%s: %v", group, err)
+			continue
+		}
+		if name == defaultGroup {
+			pending = n
+		}
+	}
+	if !found && applied > 0 {
+		r.badLog("the log of group %s is missing from %s, the metadata has applied %d of its entries", defaultGroup, dir, applied)
+	}
+	return pending, applied, nil
+}
+
+// badLog notes that a log cannot be read. What it holds beyond the metadata is unknown then.
+func (r *run) badLog(format string, args ...any) {
+	r.restricted = true
+	r.find(finding{Finding: Finding{Kind: KindLog, What: fmt.Sprintf(format, args...)}})
+}
+
+// readLog reads a log from end to end and counts its commands beyond applied.
+func (r *run) readLog(dir string, applied uint64, compare bool, term uint64) (pending uint64, err error) {
+	scratch := newScratchFS(r.o.FS)
+	var said strings.Builder
+	log := logrus.New()
+	log.SetOutput(&said)
+	log.SetFormatter(messageOnly{})
+	l, err := logstore.OpenFile(logstore.FileOptions{FS: scratch, Dir: dir, Logger: log})
+	if err != nil {
+		return 0, errors.Join(err, scratch.close())
+	}
+	defer func() { err = errors.Join(err, l.Close(), scratch.close()) }()
+	for line := range strings.Lines(said.String()) {
+		r.note("%s", strings.TrimSpace(line))
+	}
+	first, last := l.FirstIndex(), l.LastIndex()
+	switch {
+	case l.LastTerm() > term:
+		return 0, fmt.Errorf("its last entry has term %d, its hard state says %d: the hard state is older than the log", l.LastTerm(), term)
+	case compare && first > applied+1:
+		return 0, fmt.Errorf("it begins with entry %d, but the metadata stands at entry %d: those between are lost", first, applied)
+	case compare && last < applied:
+		return 0, fmt.Errorf("it ends with entry %d, but the metadata stands at entry %d: the log was lost or replaced", last, applied)
+	}
+	var entries []logstore.Entry
+	for at := first; at <= last; {
+		if entries, err = l.Entries(entries[:0], at, last+1, logChunk); err != nil {
+			return 0, err
+		}
+		for _, e := range entries {
+			if compare && e.Index > applied && e.Type == logstore.EntryCommand {
+				pending++
+			}
+		}
+		at += uint64(len(entries))
+		r.o.Progress(at-first, last+1-first, "log entries")
+	}
+	return pending, nil
+}
+
+type messageOnly struct{}
+
+func (messageOnly) Format(e *logrus.Entry) ([]byte, error) {
+	return append([]byte(e.Message), '\n'), nil
+}
+
+// nodeID is what the hard state of group 0 says, 0 if it cannot be read.
+func (r *run) nodeID() uint64 {
+	hard, err := logstore.ReadState(r.o.FS, r.o.FS.PathJoin(r.dir, raftName, defaultGroup))
+	if err != nil {
+		return 0
+	}
+	return hard.NodeID
+}
+
+// applied reads how far the log of group 0 was applied to the metadata. What cannot be read is reported by the pass.
+func (r *run) applied(f vfs.FS, applied *uint64) (known bool) {
+	err := r.peek(f, func(db *pebble.DB) error {
+		v, err := getKey(db, binary.BigEndian.AppendUint16([]byte{'g'}, 0))
+		if err != nil {
+			return err
+		}
+		g, err := meta.DecodeGroup(0, v)
+		*applied = g.Applied
+		return err
+	})
+	return err == nil
+}
+
+// peek opens the metadata for a short look.
+func (r *run) peek(f vfs.FS, look func(*pebble.DB) error) (err error) {
+	scratch := newScratchFS(f)
+	defer func() { err = errors.Join(err, scratch.close()) }()
+	db, err := openRead(scratch, f.PathJoin(r.dir, metaName), r.o.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return look(db)
+}
+
+// getKey returns a copy of a value.
+func getKey(db *pebble.DB, key []byte) ([]byte, error) {
+	v, closer, err := db.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(v), closer.Close()
+}
