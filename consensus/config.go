@@ -8,6 +8,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
+
+	"vdefs/consensus/transport"
 )
 
 // SyncPolicy says when a group with a single voter makes its log durable. With
@@ -40,6 +42,21 @@ type Config struct {
 	// SegmentSize is the size of a log segment in bytes, see logstore.FileOptions.
 	SegmentSize int64
 
+	// Transport connects the nodes. Without it every group has this node only. The
+	// manager starts it, and whoever made it closes it after the manager.
+	Transport transport.Transport
+	// TickInterval is the unit of the groups' time; 0: 50 ms. A leader sends a
+	// heartbeat every HeartbeatTicks (0: 2), a follower that hears of no leader for
+	// ElectionTicks (0: 10) to twice that starts an election.
+	TickInterval                  time.Duration
+	ElectionTicks, HeartbeatTicks int
+	// LeaseReads lets a leader that heard from a majority within the last
+	// ElectionTicks serve reads without asking again. It assumes that no node's
+	// clock runs ElectionTicks slower or faster than another's within ElectionTicks,
+	// and that a process that was stopped for long is not running on: where that is
+	// not certain, leave it off.
+	LeaseReads bool
+
 	// OnDurable is called when the durable index of a group has advanced to index,
 	// in order for one group, with no lock of the group held. The goroutine is the
 	// one that synced: it may be inside Manager.SyncAll and then holds whatever the
@@ -55,6 +72,15 @@ func (c Config) withDefaults() (Config, error) {
 	if c.SyncInterval == 0 {
 		c.SyncInterval = 500 * time.Millisecond
 	}
+	if c.TickInterval == 0 {
+		c.TickInterval = 50 * time.Millisecond
+	}
+	if c.ElectionTicks == 0 {
+		c.ElectionTicks = 10
+	}
+	if c.HeartbeatTicks == 0 {
+		c.HeartbeatTicks = 2
+	}
 	if c.Logger == nil {
 		quiet := logrus.New()
 		quiet.SetOutput(io.Discard)
@@ -67,6 +93,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("consensus: Config.NodeID is 0, which is no node")
 	case c.SyncInterval < 0 || c.SyncInterval > time.Second:
 		return c, fmt.Errorf("consensus: Config.SyncInterval is %v, at most 1s is allowed", c.SyncInterval)
+	case c.TickInterval < 0 || c.HeartbeatTicks < 1 || c.ElectionTicks <= 2*c.HeartbeatTicks:
+		return c, fmt.Errorf("consensus: %d election ticks of %v with a heartbeat every %d: an election takes more than two heartbeats", c.ElectionTicks, c.TickInterval, c.HeartbeatTicks)
 	case c.Sync != SyncOnBarrier && c.Sync != SyncAlways:
 		return c, fmt.Errorf("consensus: Config.Sync is %d, which is no policy", c.Sync)
 	}

@@ -89,6 +89,11 @@ var (
 	ErrLogGap = errors.New("consensus: log and state do not fit together")
 	// ErrWrongNode refuses a directory that belongs to another node.
 	ErrWrongNode = errors.New("consensus: the group's directory belongs to another node")
+	// ErrDropped is returned for a proposal that was certainly not applied and never
+	// will be: it may be made again.
+	ErrDropped = errors.New("consensus: the proposal was dropped")
+	// ErrUnknownOutcome is returned for a proposal that may or may not be applied.
+	ErrUnknownOutcome = errors.New("consensus: the outcome of the proposal is not known")
 	// ErrTooLarge refuses a command larger than MaxCommandSize.
 	ErrTooLarge = logstore.ErrTooLarge
 	// ErrNotAppended is wrapped when a proposal was refused without a trace, as

@@ -20,12 +20,13 @@ import (
 // recorder is a state machine that remembers what it was given. applied is where
 // it starts from.
 type recorder struct {
-	mu      sync.Mutex
-	applied uint64
-	cmds    map[uint64]string
-	locals  int
-	inside  func() // called from within Apply
-	fail    error
+	mu       sync.Mutex
+	applied  uint64
+	cmds     map[uint64]string
+	locals   int
+	restored int    // snapshots
+	inside   func() // called from within Apply
+	fail     error
 }
 
 func newRecorder(applied uint64) *recorder {

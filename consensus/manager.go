@@ -23,8 +23,14 @@ type Manager struct {
 	lock   io.Closer     // on the directory
 	wake   chan struct{} // asks syncLoop not to wait for its timer
 	quit   chan struct{}
-	syncer sync.WaitGroup
+	loops  sync.WaitGroup // syncLoop and tickLoop
 	routes atomic.Pointer[RoutingTable]
+
+	// syncSlots bounds how many replicas write and sync at once.
+	syncSlots chan struct{}
+
+	strayMessages atomic.Uint64 // for groups that are not open here
+	strays        sync.Map      // of the groups that they were for
 
 	mu     sync.RWMutex
 	groups map[GroupID]*Group // the open ones
@@ -52,14 +58,22 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, lock: lock, wake: make(chan struct{}, 1), quit: make(chan struct{}),
-		groups: map[GroupID]*Group{}, busy: map[GroupID]bool{},
+		syncSlots: make(chan struct{}, 64),
+		groups:    map[GroupID]*Group{}, busy: map[GroupID]bool{},
 	}
 	m.routes.Store(&RoutingTable{slots: []GroupID{DefaultGroup}})
 	if err := m.removeLeftovers(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	m.syncer.Add(1)
+	m.loops.Add(1)
 	go m.syncLoop()
+	if cfg.Transport != nil {
+		m.loops.Add(1)
+		go m.tickLoop()
+		if err := cfg.Transport.Start(receiver{m}); err != nil {
+			return nil, errors.Join(fmt.Errorf("consensus: %w", err), m.Close())
+		}
+	}
 	return m, nil
 }
 
@@ -138,7 +152,28 @@ func (m *Manager) exists(name GroupID) (bool, error) {
 // CreateGroup makes a new group, of which this node is the only voter, and opens
 // it. It is durable when CreateGroup returns: a crash before leaves nothing. sm
 // must not have applied anything.
-func (m *Manager) CreateGroup(name GroupID, sm StateMachine) (g *Group, err error) {
+func (m *Manager) CreateGroup(name GroupID, sm StateMachine) (*Group, error) {
+	return m.createGroup(name, sm, []uint64{m.cfg.NodeID})
+}
+
+// CreateReplicatedGroup makes a new group on several nodes: it is called with the
+// same voters on each of them.
+func (m *Manager) CreateReplicatedGroup(name GroupID, sm StateMachine, voters ...uint64) (*Group, error) {
+	if len(voters) == 0 || slices.Contains(voters, 0) {
+		return nil, fmt.Errorf("consensus: group %s cannot have the voters %d", name, voters)
+	}
+	voters = slices.Clone(voters)
+	slices.Sort(voters)
+	return m.createGroup(name, sm, slices.Compact(voters))
+}
+
+// JoinGroup makes this node ready to become a member of a group that exists on
+// others: one of them then calls ChangeMembers.
+func (m *Manager) JoinGroup(name GroupID, sm StateMachine) (*Group, error) {
+	return m.createGroup(name, sm, nil)
+}
+
+func (m *Manager) createGroup(name GroupID, sm StateMachine, voters []uint64) (g *Group, err error) {
 	if err := m.reserve(name); err != nil {
 		if errors.Is(err, ErrGroupOpen) {
 			return nil, fmt.Errorf("%w: %s", ErrGroupExists, name)
@@ -155,7 +190,7 @@ func (m *Manager) CreateGroup(name GroupID, sm StateMachine) (g *Group, err erro
 		return nil, fmt.Errorf("%w: group %s is new, but its state has applied entry %d: if the log was lost, restore it or take a snapshot of another node",
 			ErrLogGap, name, at)
 	}
-	conf, err := proto.Marshal(&pb.ConfState{Voters: []uint64{m.cfg.NodeID}})
+	conf, err := proto.Marshal(&pb.ConfState{Voters: voters})
 	if err != nil {
 		return nil, fmt.Errorf("consensus: encoding the membership: %w", err)
 	}
@@ -311,7 +346,7 @@ func (m *Manager) kick() {
 
 // syncLoop makes durable what nobody asked to be.
 func (m *Manager) syncLoop() {
-	defer m.syncer.Done()
+	defer m.loops.Done()
 	timer := time.NewTicker(m.cfg.SyncInterval)
 	defer timer.Stop()
 	for {
@@ -349,7 +384,7 @@ func (m *Manager) Close() error {
 	m.closed = true
 	m.mu.Unlock()
 	close(m.quit)
-	m.syncer.Wait()
+	m.loops.Wait()
 	var errs []error
 	for _, g := range m.opened() {
 		errs = append(errs, g.Close())

@@ -696,6 +696,13 @@ func (l *FileLogStore) Close() error {
 	return errors.Join(append([]error{err}, errs...)...)
 }
 
+// SetCacheBytes changes FileOptions.CacheBytes from now on.
+func (l *FileLogStore) SetCacheBytes(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cache.limit = n
+}
+
 // readAll reads the whole file into b, which is grown as needed.
 func readAll(f vfs.File, b []byte) ([]byte, error) {
 	st, err := f.Stat()

@@ -28,12 +28,18 @@ const (
 
 	// 5 is kept free for a command whose bulk lies outside the log, by reference.
 
+	// EntryTagged is a command behind 16 bytes that say who proposed it, so that a
+	// node finds its own among the replicated ones.
+	EntryTagged EntryType = 6
+
 	// typeSyncMark is not an entry: see appendMark.
 	typeSyncMark EntryType = 0x7f
 )
 
 // valid reports whether t may be appended.
-func (t EntryType) valid() bool { return t >= EntryCommand && t <= EntryConfChangeV2 }
+func (t EntryType) valid() bool {
+	return t >= EntryCommand && t <= EntryConfChangeV2 || t == EntryTagged
+}
 
 // Entry is one entry of a log.
 type Entry struct {

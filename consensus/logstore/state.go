@@ -20,6 +20,9 @@ type HardState struct {
 	// Conf is the group's membership, encoded by the engine, as of entry ConfIndex.
 	Conf      []byte
 	ConfIndex uint64
+	// SnapIndex and SnapTerm name the snapshot that was last begun to be installed.
+	// Where the state machine holds it and the log does not, a crash came between.
+	SnapIndex, SnapTerm uint64
 }
 
 // The hard-state file:
@@ -30,12 +33,14 @@ type HardState struct {
 //	24  vote       8
 //	32  commit     8
 //	40  confIndex  8
-//	48  confLen    4
-//	52  conf
+//	48  snapIndex  8
+//	56  snapTerm   8
+//	64  confLen    4
+//	68  conf
 //	    crc        4   CRC-32C of everything before it
 const (
 	stateMagic  = "VDERHST\x01"
-	stateHeader = 52
+	stateHeader = 68
 	stateName   = "state"
 	maxConfLen  = 1 << 20
 )
@@ -47,10 +52,10 @@ var ErrNoState = errors.New("logstore: no hard state")
 func EncodeState(s HardState) []byte {
 	b := make([]byte, stateHeader, stateHeader+len(s.Conf)+4)
 	copy(b, stateMagic)
-	for i, v := range []uint64{s.NodeID, s.Term, s.Vote, s.Commit, s.ConfIndex} {
+	for i, v := range []uint64{s.NodeID, s.Term, s.Vote, s.Commit, s.ConfIndex, s.SnapIndex, s.SnapTerm} {
 		binary.LittleEndian.PutUint64(b[8+8*i:], v)
 	}
-	binary.LittleEndian.PutUint32(b[48:], uint32(len(s.Conf)))
+	binary.LittleEndian.PutUint32(b[64:], uint32(len(s.Conf)))
 	b = append(b, s.Conf...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -70,11 +75,12 @@ func DecodeState(b []byte) (HardState, error) {
 	if got := crc32.Checksum(body, castagnoli); got != want {
 		return HardState{}, fmt.Errorf("%w: the hard state has checksum %08x, its bytes have %08x", ErrCorrupt, want, got)
 	}
-	if n := binary.LittleEndian.Uint32(b[48:]); n > maxConfLen || int(n) != len(body)-stateHeader {
+	if n := binary.LittleEndian.Uint32(b[64:]); n > maxConfLen || int(n) != len(body)-stateHeader {
 		return HardState{}, fmt.Errorf("%w: the hard state has a membership of %d bytes in a file of %d", ErrCorrupt, n, len(b))
 	}
 	u := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8+8*i:]) }
-	return HardState{NodeID: u(0), Term: u(1), Vote: u(2), Commit: u(3), ConfIndex: u(4), Conf: append([]byte(nil), body[stateHeader:]...)}, nil
+	return HardState{NodeID: u(0), Term: u(1), Vote: u(2), Commit: u(3), ConfIndex: u(4),
+		SnapIndex: u(5), SnapTerm: u(6), Conf: append([]byte(nil), body[stateHeader:]...)}, nil
 }
 
 // WriteState replaces the hard state in dir by s. When it returns nil, s is

@@ -1,0 +1,564 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"vdefs/consensus/logstore"
+)
+
+// The driver of a group with several voters: it steps the replica under Group.mu
+// and does the work that a step makes due on goroutines of the group, which run
+// only while there is work:
+//
+//	appendLoop    one at most; log and hard state
+//	applyLoop     one at most; the state machine
+//	sendSnapshot  one per follower that needs a snapshot
+//
+// Group.work waits for them. Time comes from Manager.tickLoop, messages from the
+// transport.
+type driver struct {
+	appending, applying bool              // guarded by Group.mu
+	work                sync.WaitGroup    // Add with Group.mu held and closed false
+	applyMu             sync.Mutex        // held over Apply, Snapshot and Restore; before Group.mu
+	incomingMu          sync.Mutex        // guards incoming
+	incoming            map[uint64]string // by index: the file of a received snapshot
+}
+
+// startReplica makes the group one of several voters. The caller holds g.mu, and
+// nothing else steps the group.
+func (g *Group) startReplica(hard logstore.HardState) error {
+	_, canSnapshot := g.sm.(Snapshotter)
+	rep, err := newReplica(replicaConfig{
+		id: g.m.cfg.NodeID, name: g.name, log: g.log, hard: hard, applied: g.applied.Load(),
+		saveState:     func(s logstore.HardState) error { return logstore.WriteState(g.m.cfg.FS, g.dir, s) },
+		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
+		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
+		leaseReads: g.m.cfg.LeaseReads, canSnapshot: canSnapshot,
+	})
+	if err != nil {
+		return err
+	}
+	if l, ok := g.log.(*logstore.FileLogStore); ok {
+		l.SetCacheBytes(replicaCache)
+	}
+	g.rep.Store(rep)
+	return nil
+}
+
+// replicaCache is how many bytes of recent entries a replica keeps in memory.
+const replicaCache = 4 << 20
+
+// stepReplica runs one step of the replica and starts the work it makes due.
+// raft.ErrProposalDropped is passed on; any other error stops the group.
+func (g *Group) stepReplica(rep *replica, step func() error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.usableLocked(); err != nil {
+		return err
+	}
+	err := step()
+	if err != nil && !errors.Is(err, raft.ErrProposalDropped) {
+		return g.stopReplicaLocked(rep, err)
+	}
+	g.pumpLocked(rep)
+	return err
+}
+
+func (g *Group) stopReplicaLocked(rep *replica, cause error) error {
+	err := g.stop(cause)
+	rep.abandon(err)
+	return err
+}
+
+// pumpLocked sends what is to be sent and starts the work that is due.
+func (g *Group) pumpLocked(rep *replica) {
+	out := rep.out
+	rep.out = nil
+	for _, m := range out {
+		if m.GetType() == pb.MsgSnap {
+			g.drive.work.Add(1)
+			go g.sendSnapshot(rep, m)
+			continue
+		}
+		g.m.cfg.Transport.Send(string(g.name), m)
+	}
+	if !g.drive.appending && len(rep.appendQ) > 0 {
+		g.drive.appending = true
+		g.drive.work.Add(1)
+		go g.appendLoop(rep)
+	}
+	if !g.drive.applying && len(rep.applyQ) > 0 {
+		g.drive.applying = true
+		g.drive.work.Add(1)
+		go g.applyLoop(rep)
+	}
+}
+
+func (g *Group) appendLoop(rep *replica) {
+	defer g.drive.work.Done()
+	for {
+		g.mu.Lock()
+		w := rep.takeAppend()
+		if w == nil || g.usableLocked() != nil {
+			g.drive.appending = false
+			g.mu.Unlock()
+			return
+		}
+		g.mu.Unlock()
+		g.m.syncSlots <- struct{}{}
+		err := w.run(func(s *pb.Snapshot) error { return g.install(s) })
+		<-g.m.syncSlots
+		g.mu.Lock()
+		if err == nil {
+			g.last.Store(g.log.LastIndex())
+			err = rep.appended(w)
+		}
+		if err != nil {
+			_ = g.stopReplicaLocked(rep, err)
+		}
+		g.pumpLocked(rep)
+		g.mu.Unlock()
+	}
+}
+
+func (g *Group) applyLoop(rep *replica) {
+	defer g.drive.work.Done()
+	for {
+		g.mu.Lock()
+		m := rep.takeApply()
+		if m == nil || g.usableLocked() != nil {
+			g.drive.applying = false
+			g.mu.Unlock()
+			return
+		}
+		tickets := rep.takeTickets(m.GetEntries())
+		g.mu.Unlock()
+		err := g.applyBatch(rep, m.GetEntries(), tickets)
+		g.mu.Lock()
+		if err == nil {
+			err = rep.appliedAll(m)
+		}
+		if err != nil {
+			err = g.stopReplicaLocked(rep, err)
+			for _, t := range tickets {
+				if t != nil {
+					t.finish(nil, err)
+				}
+			}
+		}
+		g.pumpLocked(rep)
+		g.mu.Unlock()
+	}
+}
+
+// applyBatch applies committed entries.
+func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) error {
+	g.drive.applyMu.Lock()
+	defer g.drive.applyMu.Unlock()
+	for i, e := range es {
+		index := e.GetIndex()
+		if index <= g.applied.Load() {
+			continue // a snapshot came in between and holds it
+		}
+		switch d := e.GetData(); {
+		case e.GetType() != pb.EntryNormal:
+			if err := g.applyConf(rep, e); err != nil {
+				return err
+			}
+		case len(d) >= tagSize:
+			var local any
+			if tickets[i] != nil {
+				local = tickets[i].local
+			}
+			result, err := g.sm.Apply(index, e.GetTerm(), d[tagSize:len(d):len(d)], local)
+			if err != nil {
+				return fmt.Errorf("applying entry %d: %w", index, err)
+			}
+			g.applied.Store(index)
+			if tickets[i] != nil {
+				tickets[i].finish(result, nil)
+			}
+		}
+		g.applied.Store(index)
+	}
+	return nil
+}
+
+func (g *Group) applyConf(rep *replica, e *pb.Entry) error {
+	g.mu.Lock()
+	conf, t, err := rep.applyConf(e)
+	g.mu.Unlock()
+	if err == nil && conf != nil {
+		err = rep.saveConf(conf, e.GetIndex())
+	}
+	if t != nil {
+		t.finish(nil, err)
+	}
+	return err
+}
+
+// proposeReplicated is Propose where there are several voters.
+func (g *Group) proposeReplicated(ctx context.Context, rep *replica, local any, propose func(*ticket) error) (any, error) {
+	for {
+		t := newTicket(local)
+		err := g.stepReplica(rep, func() error { return propose(t) })
+		if errors.Is(err, raft.ErrProposalDropped) {
+			// No leader, one that is handing over, or too much under way: not now.
+			if err := g.pause(ctx); err != nil {
+				return nil, fmt.Errorf("group %s has no leader that takes proposals: %w", g.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		result, err := g.await(ctx, rep, t)
+		if errors.Is(err, ErrDropped) && ctx.Err() == nil {
+			continue // certainly not applied
+		}
+		return result, err
+	}
+}
+
+// pause waits a little for the group to change its mind.
+func (g *Group) pause(ctx context.Context) error {
+	timer := time.NewTimer(g.m.cfg.TickInterval)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.done:
+		return g.closedErr()
+	}
+}
+
+// await waits for a ticket's outcome.
+func (g *Group) await(ctx context.Context, rep *replica, t *ticket) (any, error) {
+	select {
+	case o := <-t.done:
+		return o.result, o.err
+	case <-ctx.Done():
+		g.mu.Lock()
+		rep.forget(t)
+		g.mu.Unlock()
+		return nil, fmt.Errorf("%w: group %s: %w", ErrUnknownOutcome, g.name, ctx.Err())
+	case <-g.done:
+		select {
+		case o := <-t.done:
+			return o.result, o.err
+		default:
+			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, g.closedErr())
+		}
+	}
+}
+
+func (g *Group) closedErr() error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: group %s", ErrClosed, g.name)
+}
+
+// MemberChange is one change of a group's membership.
+type MemberChange struct {
+	Node uint64
+	// Kind is what the node becomes.
+	Kind MemberKind
+}
+
+// MemberKind is what a node is in a group.
+type MemberKind int
+
+const (
+	// Voter counts for elections and commits.
+	Voter MemberKind = iota
+	// Learner gets everything and counts for nothing: what a new node is until it
+	// has caught up.
+	Learner
+	// Removed is no member.
+	Removed
+)
+
+// ChangeMembers changes the membership, with joint consensus where several
+// changes are made at once, and returns when the change is applied here. A group
+// that was alone on this node replicates from then on; the transport must be set.
+func (g *Group) ChangeMembers(ctx context.Context, changes ...MemberChange) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	if g.m.cfg.Transport == nil {
+		return fmt.Errorf("consensus: group %s cannot have other members: Config.Transport is not set", g.name)
+	}
+	rep, err := g.ensureReplica()
+	if err != nil {
+		return err
+	}
+	cc := &pb.ConfChangeV2{}
+	for _, c := range changes {
+		s := &pb.ConfChangeSingle{NodeId: new(c.Node)}
+		switch c.Kind {
+		case Voter:
+			s.Type = pb.ConfChangeAddNode.Enum()
+		case Learner:
+			s.Type = pb.ConfChangeAddLearnerNode.Enum()
+		case Removed:
+			s.Type = pb.ConfChangeRemoveNode.Enum()
+		default:
+			return fmt.Errorf("consensus: %d is not a kind of member", c.Kind)
+		}
+		if c.Node == 0 {
+			return errors.New("consensus: 0 is no node")
+		}
+		cc.Changes = append(cc.Changes, s)
+	}
+	_, err = g.proposeReplicated(ctx, rep, nil, func(t *ticket) error { return rep.proposeConf(cc, t) })
+	return err
+}
+
+// ensureReplica turns a group that is alone into one that can replicate.
+func (g *Group) ensureReplica() (*replica, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if rep := g.rep.Load(); rep != nil {
+		return rep, nil
+	}
+	if err := g.usableLocked(); err != nil {
+		return nil, err
+	}
+	// From here on everything is durable before it is acknowledged, so what was
+	// acknowledged before has to be.
+	if err := g.log.Sync(); err != nil {
+		return nil, g.stop(err)
+	}
+	hard := g.hard
+	hard.Commit = g.last.Load()
+	if err := g.startReplica(hard); err != nil {
+		return nil, g.stop(err)
+	}
+	rep := g.rep.Load()
+	if err := rep.campaign(); err != nil {
+		return nil, g.stopReplicaLocked(rep, err)
+	}
+	g.pumpLocked(rep)
+	return rep, nil
+}
+
+// TransferLeader hands the leadership to node and returns when this node sees it
+// lead.
+func (g *Group) TransferLeader(ctx context.Context, node uint64) error {
+	rep := g.rep.Load()
+	if rep == nil {
+		if node == g.m.cfg.NodeID {
+			return nil
+		}
+		return fmt.Errorf("consensus: group %s has no other member", g.name)
+	}
+	for {
+		leader := uint64(0)
+		if err := g.stepReplica(rep, func() error {
+			leader = rep.leader
+			if leader == node || leader == 0 {
+				return nil
+			}
+			return rep.transfer(node)
+		}); err != nil {
+			return err
+		}
+		if leader == node {
+			return nil
+		}
+		if err := g.pause(ctx); err != nil {
+			return fmt.Errorf("handing group %s to node %d: %w", g.name, node, err)
+		}
+	}
+}
+
+// sendSnapshot sends the state machine's state to the follower that m is for.
+func (g *Group) sendSnapshot(rep *replica, m *pb.Message) {
+	defer g.drive.work.Done()
+	err := g.trySendSnapshot(rep, m)
+	if err != nil {
+		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: sending a snapshot to node %d failed", g.name, m.GetTo())
+	}
+	_ = g.stepReplica(rep, func() error { return rep.snapshotSent(m.GetTo(), err == nil) })
+}
+
+func (g *Group) trySendSnapshot(rep *replica, m *pb.Message) error {
+	data, err := g.openSnapshot(rep, m)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // ends with ctx
+		select {
+		case <-g.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return g.m.cfg.Transport.SendSnapshot(ctx, string(g.name), m, data)
+}
+
+// openSnapshot takes a snapshot and makes m describe it.
+func (g *Group) openSnapshot(rep *replica, m *pb.Message) (io.ReadCloser, error) {
+	g.drive.applyMu.Lock()
+	defer g.drive.applyMu.Unlock()
+	sm, ok := g.sm.(Snapshotter)
+	if !ok {
+		return nil, errors.New("the state machine makes no snapshots")
+	}
+	index := g.applied.Load()
+	term, err := g.log.Term(index)
+	if err != nil {
+		return nil, err
+	}
+	data, err := sm.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	m.Snapshot = &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: rep.store.membership()}}
+	return data, nil
+}
+
+// receiveSnapshot keeps a snapshot's data in a file and hands its message to the
+// engine, which says later whether to install it.
+func (g *Group) receiveSnapshot(rep *replica, m *pb.Message, data io.Reader) error {
+	index := m.GetSnapshot().GetMetadata().GetIndex()
+	if index <= g.applied.Load() {
+		return g.stepReplica(rep, func() error { return rep.step(m) }) // the engine answers
+	}
+	g.drive.incomingMu.Lock()
+	defer g.drive.incomingMu.Unlock()
+	path := g.m.cfg.FS.PathJoin(g.dir, fmt.Sprintf("snapshot-%016x.part", index))
+	f, err := g.m.cfg.FS.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("receiving a snapshot: %w", err)
+	}
+	_, err = io.Copy(f, data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = g.m.cfg.FS.Remove(path)
+		return fmt.Errorf("receiving a snapshot: %w", err)
+	}
+	if g.drive.incoming == nil {
+		g.drive.incoming = map[uint64]string{}
+	}
+	g.drive.incoming[index] = path
+	return g.stepReplica(rep, func() error { return rep.step(m) })
+}
+
+// install makes the state machine what a received snapshot says.
+func (g *Group) install(s *pb.Snapshot) error {
+	index, term := s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
+	sm, ok := g.sm.(Snapshotter)
+	if !ok {
+		return errors.New("the state machine takes no snapshots")
+	}
+	g.drive.incomingMu.Lock()
+	path, ok := g.drive.incoming[index]
+	g.drive.incomingMu.Unlock()
+	if !ok {
+		return fmt.Errorf("the data of snapshot %d is not here", index)
+	}
+	f, err := g.m.cfg.FS.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	g.drive.applyMu.Lock()
+	defer g.drive.applyMu.Unlock()
+	if err := sm.Restore(index, term, f); err != nil {
+		return err
+	}
+	g.applied.Store(index)
+	g.drive.incomingMu.Lock()
+	defer g.drive.incomingMu.Unlock()
+	for i, path := range g.drive.incoming {
+		if i <= index {
+			delete(g.drive.incoming, i)
+			_ = g.m.cfg.FS.Remove(path)
+		}
+	}
+	return nil
+}
+
+// tickLoop gives the groups with several voters their time.
+func (m *Manager) tickLoop() {
+	defer m.loops.Done()
+	timer := time.NewTicker(m.cfg.TickInterval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.quit:
+			return
+		case <-timer.C:
+		}
+		groups := m.opened()
+		slices.SortFunc(groups, func(a, b *Group) int {
+			if a.name < b.name {
+				return -1
+			}
+			return 1
+		})
+		for _, g := range groups {
+			if rep := g.rep.Load(); rep != nil {
+				// A failure stops the group, which is where it is reported.
+				_ = g.stepReplica(rep, rep.tick)
+			}
+		}
+	}
+}
+
+// receiver is the manager as the transport's handler.
+type receiver struct{ m *Manager }
+
+// Receive implements transport.Handler.
+func (h receiver) Receive(group string, m *pb.Message) {
+	if g, rep := h.find(group, m.GetFrom()); rep != nil {
+		_ = g.stepReplica(rep, func() error { return rep.step(m) })
+	}
+}
+
+// find returns the replica that a message is for; where there is none the message
+// is counted, and logged for the first time.
+func (h receiver) find(group string, from uint64) (*Group, *replica) {
+	if g, ok := h.m.GetGroup(GroupID(group)); ok {
+		return g, g.rep.Load()
+	}
+	h.m.strayMessages.Add(1)
+	if _, known := h.m.strays.LoadOrStore(group, true); !known {
+		h.m.cfg.Logger.Warnf("raft: node %d sends messages for group %.40q, which is not open here", from, group)
+	}
+	return nil, nil
+}
+
+// ReceiveSnapshot implements transport.Handler.
+func (h receiver) ReceiveSnapshot(group string, m *pb.Message, data io.Reader) error {
+	g, rep := h.find(group, m.GetFrom())
+	if rep == nil {
+		return fmt.Errorf("%w: %.40q", ErrGroupNotFound, group)
+	}
+	return g.receiveSnapshot(rep, m, data)
+}
+
+// Unreachable implements transport.Handler.
+func (h receiver) Unreachable(peer uint64) {
+	for _, g := range h.m.opened() {
+		if rep := g.rep.Load(); rep != nil {
+			_ = g.stepReplica(rep, func() error { return rep.unreachable(peer) })
+		}
+	}
+}

@@ -1,0 +1,618 @@
+package consensus
+
+import (
+	cryptorand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"vdefs/consensus/logstore"
+)
+
+// replica is one node's part of a group with several voters: the Raft engine, and
+// what connects it to log, hard state and state machine. It is a machine that is
+// stepped: it has no goroutine, no clock and no network. host.go drives it in
+// production, the simulator in sim_test.go in tests.
+//
+// A step is any of tick, step, propose, ...; after each, out holds messages to
+// send, and work may be due on the log (takeAppend) and on the state machine
+// (takeApply). Both kinds of work are done outside the lock that serialises the
+// steps, each in order and not overlapping itself, and handed back by a step:
+//
+//	takeAppend → appendWork.run  → appended
+//	takeApply  → applyWork       → applied
+type replica struct {
+	id    uint64
+	name  GroupID
+	rn    *raft.RawNode
+	store *raftStorage
+	log   LogStore
+	// saveState makes a hard state durable.
+	saveState func(logstore.HardState) error
+
+	// out are messages to be sent, in any order. Snapshots (MsgSnap) carry their
+	// metadata only: the driver adds the data.
+	out     []*pb.Message
+	appendQ []*pb.Message
+	applyQ  []*pb.Message
+
+	// hard is what is in the hard-state file, apart from its Commit. Both kinds of
+	// work change it.
+	hardMu sync.Mutex
+	hard   logstore.HardState
+
+	leader  uint64
+	state   raft.StateType
+	applied uint64 // handed to the state machine and done
+
+	seq       uint64             // of the next proposal or read of this node
+	proposals map[uint64]*ticket // by seq, those not yet answered
+	reads     readQueue
+
+	fault plantedFaults
+}
+
+// plantedFaults break the replica on purpose, each in one way, so that the tests
+// can show that they would notice. All are false in production.
+type plantedFaults struct {
+	skipStateSync   bool // a vote is sent before it is durable
+	ackBeforeSync   bool // an append is acknowledged before it is durable
+	applyTwice      bool // now and then an entry is applied again
+	skipTruncate    bool // entries that conflict stay in the log
+	staleReads      bool // reads are served without asking anybody
+	forgetConfState bool // a change of membership is not saved
+}
+
+// ticket waits for one proposal or read. done has room for the one outcome.
+type ticket struct {
+	local any
+	index uint64 // for a proposal made as the leader: where it stands
+	term  uint64
+	done  chan outcome
+}
+
+type outcome struct {
+	result any
+	err    error
+}
+
+func newTicket(local any) *ticket { return &ticket{local: local, done: make(chan outcome, 1)} }
+
+func (t *ticket) finish(result any, err error) {
+	select {
+	case t.done <- outcome{result, err}:
+	default: // it was answered
+	}
+}
+
+// tagSize is what precedes the command in a replicated entry: the proposing node
+// and its sequence number, 8 bytes each.
+const tagSize = 16
+
+// replicaConfig is what newReplica needs.
+type replicaConfig struct {
+	id        uint64
+	name      GroupID
+	log       LogStore
+	hard      logstore.HardState // as read from the hard-state file
+	applied   uint64             // of the state machine
+	saveState func(logstore.HardState) error
+	logger    raft.Logger
+
+	electionTicks, heartbeatTicks int
+	leaseReads                    bool
+	// canSnapshot: the state machine can make snapshots.
+	canSnapshot bool
+	fault       plantedFaults
+}
+
+func newReplica(c replicaConfig) (*replica, error) {
+	conf := &pb.ConfState{}
+	if err := proto.Unmarshal(c.hard.Conf, conf); err != nil {
+		return nil, fmt.Errorf("%w: membership of group %s: %w", ErrCorrupt, c.name, err)
+	}
+	var start [8]byte
+	if _, err := cryptorand.Read(start[:]); err != nil {
+		return nil, fmt.Errorf("consensus: no random bytes: %w", err)
+	}
+	r := &replica{
+		id: c.id, name: c.name, log: c.log, saveState: c.saveState, hard: c.hard, applied: c.applied,
+		// Sequence numbers of an earlier run may still be on their way.
+		seq:       binary.LittleEndian.Uint64(start[:]) >> 1,
+		proposals: map[uint64]*ticket{},
+		fault:     c.fault,
+	}
+	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
+	// What is committed is at least what was applied, and never more than we have.
+	r.store.hard = &pb.HardState{
+		Term: new(c.hard.Term), Vote: new(c.hard.Vote),
+		Commit: new(min(max(c.hard.Commit, c.applied), c.log.LastIndex())),
+	}
+	readOnly := raft.ReadOnlySafe
+	if c.leaseReads {
+		readOnly = raft.ReadOnlyLeaseBased
+	}
+	err := r.guard(func() error {
+		var err error
+		r.rn, err = raft.NewRawNode(&raft.Config{
+			ID: c.id, ElectionTick: c.electionTicks, HeartbeatTick: c.heartbeatTicks,
+			Storage: r.store, Applied: c.applied, AsyncStorageWrites: true,
+			MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20,
+			MaxUncommittedEntriesSize: 256 << 20, MaxInflightMsgs: 256, MaxInflightBytes: 32 << 20,
+			CheckQuorum: true, PreVote: true, ReadOnlyOption: readOnly,
+			StepDownOnRemoval: true, Logger: c.logger,
+		})
+		return err
+	})
+	return r, err
+}
+
+// guard runs f and turns a panic of the engine, which is how it reports that its
+// storage failed or broke an invariant, into an error.
+func (r *replica) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("consensus: the raft engine of group %s gave up: %v", r.name, p)
+		}
+	}()
+	return f()
+}
+
+// do runs a step and collects what it makes due. An error that is not one of the
+// engine's refusals is fatal.
+func (r *replica) do(f func() error) error {
+	return r.guard(func() error {
+		err := f()
+		r.collect()
+		return err
+	})
+}
+
+func (r *replica) collect() {
+	for r.rn.HasReady() {
+		rd := r.rn.Ready()
+		if s := rd.SoftState; s != nil {
+			if s.Lead != r.leader {
+				r.leaderChanged()
+			}
+			r.leader, r.state = s.Lead, s.RaftState
+		}
+		for _, m := range rd.Messages {
+			switch m.GetTo() {
+			case raft.LocalAppendThread:
+				r.appendQ = append(r.appendQ, m)
+			case raft.LocalApplyThread:
+				r.applyQ = append(r.applyQ, m)
+			default:
+				r.out = append(r.out, m)
+			}
+		}
+		r.reads.confirmed(rd.ReadStates)
+	}
+	r.reads.release(r.applied)
+}
+
+// leaderChanged answers the proposals that went to the old leader by message:
+// nobody can say what became of them.
+func (r *replica) leaderChanged() {
+	for seq, t := range r.proposals {
+		if t.index == 0 {
+			delete(r.proposals, seq)
+			t.finish(nil, fmt.Errorf("%w: group %s changed its leader", ErrUnknownOutcome, r.name))
+		}
+	}
+}
+
+func (r *replica) tick() error {
+	return r.do(func() error {
+		r.rn.Tick()
+		if r.reads.retryDue() {
+			r.issueRead()
+		}
+		return nil
+	})
+}
+
+// step takes a message from another node.
+func (r *replica) step(m *pb.Message) error {
+	return r.do(func() error {
+		err := r.rn.Step(m)
+		if errors.Is(err, raft.ErrProposalDropped) || errors.Is(err, raft.ErrStepPeerNotFound) || errors.Is(err, raft.ErrStepLocalMsg) {
+			return nil // like a lost message
+		}
+		return err
+	})
+}
+
+// propose proposes cmd. The ticket is answered when it is applied here, or when
+// it is certain that it never will be, or that nobody knows. An error that is
+// raft.ErrProposalDropped means: not now.
+func (r *replica) propose(cmd []byte, t *ticket) error {
+	seq := r.seq
+	data := append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
+	return r.do(func() error {
+		if r.leader == 0 {
+			return raft.ErrProposalDropped
+		}
+		leading := r.state == raft.StateLeader
+		before := len(r.appendQ)
+		if err := r.rn.Propose(data); err != nil {
+			return err
+		}
+		r.seq++
+		r.proposals[seq] = t
+		if leading {
+			r.collect()
+			r.locate(t, data, r.appendQ[before:])
+		}
+		return nil
+	})
+}
+
+// locate finds the index and term that the engine gave to data.
+func (r *replica) locate(t *ticket, data []byte, msgs []*pb.Message) {
+	for _, m := range msgs {
+		for _, e := range m.GetEntries() {
+			if d := e.GetData(); len(d) == len(data) && &d[0] == &data[0] {
+				t.index, t.term = e.GetIndex(), e.GetTerm()
+			}
+		}
+	}
+}
+
+// proposeConf proposes a change of membership. The ticket is answered as propose's.
+func (r *replica) proposeConf(cc *pb.ConfChangeV2, t *ticket) error {
+	cc.Context = r.tag(nil)
+	seq := r.seq
+	return r.do(func() error {
+		if r.leader == 0 {
+			return raft.ErrProposalDropped
+		}
+		if err := r.rn.ProposeConfChange(cc); err != nil {
+			return err
+		}
+		r.seq++
+		r.proposals[seq] = t
+		return nil
+	})
+}
+
+// tag appends the tag of the next proposal to b.
+func (r *replica) tag(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, r.id)
+	return binary.LittleEndian.AppendUint64(b, r.seq)
+}
+
+func (r *replica) campaign() error { return r.do(r.rn.Campaign) }
+func (r *replica) transfer(to uint64) error {
+	return r.do(func() error { r.rn.TransferLeader(to); return nil })
+}
+
+func (r *replica) unreachable(peer uint64) error {
+	return r.do(func() error { r.rn.ReportUnreachable(peer); return nil })
+}
+
+func (r *replica) snapshotSent(peer uint64, ok bool) error {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	return r.do(func() error { r.rn.ReportSnapshot(peer, status); return nil })
+}
+
+// read answers t as soon as this node's state machine holds everything that was
+// acknowledged before.
+func (r *replica) read(t *ticket) error {
+	if r.fault.staleReads {
+		t.finish(nil, nil)
+		return nil
+	}
+	return r.do(func() error {
+		if r.reads.add(t) {
+			r.issueRead()
+		}
+		return nil
+	})
+}
+
+func (r *replica) issueRead() {
+	r.seq++
+	r.rn.ReadIndex(r.reads.issue(r.seq))
+}
+
+// appendWork is work for the log: entries to write, state to save, and what may
+// only be sent when that is durable.
+type appendWork struct {
+	r         *replica
+	msgs      []*pb.Message
+	responses []*pb.Message
+	// installed is the snapshot that came with it, if any.
+	installed *pb.Snapshot
+}
+
+// takeAppend returns the work that is due on the log, nil if none.
+func (r *replica) takeAppend() *appendWork {
+	if len(r.appendQ) == 0 {
+		return nil
+	}
+	w := &appendWork{r: r}
+	for len(r.appendQ) > 0 {
+		m := r.appendQ[0]
+		if m.Snapshot != nil && len(w.msgs) > 0 {
+			break // a snapshot is installed on its own
+		}
+		r.appendQ[0] = nil
+		r.appendQ = r.appendQ[1:]
+		w.msgs = append(w.msgs, m)
+		w.responses = append(w.responses, m.GetResponses()...)
+		if m.Snapshot != nil {
+			w.installed = m.Snapshot
+			break
+		}
+	}
+	return w
+}
+
+// run does the work. install is called for a snapshot; it returns when the state
+// machine holds it durably.
+func (w *appendWork) run(install func(*pb.Snapshot) error) error {
+	r := w.r
+	// First the state: the log must not hold entries of a term that it does not know.
+	if err := r.updateHard(func(hard *logstore.HardState) (save bool) {
+		for _, m := range w.msgs {
+			if m.Term != nil && (m.GetTerm() != hard.Term || m.GetVote() != hard.Vote) {
+				hard.Term, hard.Vote, save = m.GetTerm(), m.GetVote(), true
+			}
+			hard.Commit = max(hard.Commit, m.GetCommit())
+		}
+		if s := w.installed; s != nil {
+			hard.SnapIndex, hard.SnapTerm, save = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm(), true
+		}
+		return save && !r.fault.skipStateSync
+	}); err != nil {
+		return err
+	}
+	if s := w.installed; s != nil {
+		if err := w.runInstall(s, install); err != nil {
+			return err
+		}
+	}
+	wrote := false
+	for _, m := range w.msgs {
+		if len(m.GetEntries()) == 0 {
+			continue
+		}
+		wrote = true
+		if err := r.appendEntries(m.GetEntries()); err != nil {
+			return err
+		}
+	}
+	if wrote && !r.fault.ackBeforeSync {
+		return r.log.Sync()
+	}
+	return nil
+}
+
+// runInstall makes the state machine and the log what the snapshot says.
+func (w *appendWork) runInstall(s *pb.Snapshot, install func(*pb.Snapshot) error) error {
+	r := w.r
+	if err := install(s); err != nil {
+		return fmt.Errorf("installing a snapshot of entry %d: %w", s.GetMetadata().GetIndex(), err)
+	}
+	meta := s.GetMetadata()
+	if err := r.log.Reset(meta.GetIndex(), meta.GetTerm()); err != nil {
+		return err
+	}
+	conf, err := proto.Marshal(meta.GetConfState())
+	if err != nil {
+		return fmt.Errorf("encoding the membership: %w", err)
+	}
+	return r.updateHard(func(hard *logstore.HardState) bool {
+		hard.Conf, hard.ConfIndex = conf, meta.GetIndex()
+		hard.Commit = max(hard.Commit, meta.GetIndex())
+		return true
+	})
+}
+
+// updateHard changes the hard state, and makes it durable if change says so. A
+// commit index alone is not worth a sync: it is a hint, and saved with the rest.
+func (r *replica) updateHard(change func(*logstore.HardState) (save bool)) error {
+	r.hardMu.Lock()
+	defer r.hardMu.Unlock()
+	if !change(&r.hard) {
+		return nil
+	}
+	save := r.hard
+	save.Commit = min(save.Commit, r.log.DurableIndex())
+	return r.saveState(save)
+}
+
+func (r *replica) appendEntries(es []*pb.Entry) error {
+	first := es[0].GetIndex()
+	if first <= r.log.LastIndex() {
+		if r.fault.skipTruncate {
+			for len(es) > 0 && es[0].GetIndex() <= r.log.LastIndex() {
+				es = es[1:]
+			}
+			if len(es) == 0 {
+				return nil
+			}
+		} else if err := r.log.TruncateFrom(first); err != nil {
+			return err
+		}
+	}
+	return r.log.Append(fromRaft(es))
+}
+
+// appended takes finished work back: what waited for it is sent.
+func (r *replica) appended(w *appendWork) error {
+	return r.do(func() error {
+		if s := w.installed; s != nil {
+			meta := s.GetMetadata()
+			r.applied = max(r.applied, meta.GetIndex())
+			r.store.setConf(meta.GetConfState(), meta.GetIndex())
+			r.store.setApplied(r.applied)
+		}
+		return r.deliver(w.responses)
+	})
+}
+
+// deliver hands the engine the responses that are for it and sends the others.
+func (r *replica) deliver(msgs []*pb.Message) error {
+	for _, m := range msgs {
+		if m.GetTo() != r.id {
+			r.out = append(r.out, m)
+		} else if err := r.rn.Step(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeApply returns the committed entries that are to be applied, nil if none.
+func (r *replica) takeApply() *pb.Message {
+	if len(r.applyQ) == 0 {
+		return nil
+	}
+	m := r.applyQ[0]
+	r.applyQ[0] = nil
+	r.applyQ = r.applyQ[1:]
+	return m
+}
+
+// takeTickets returns, beside each entry, the ticket of the proposal that it is,
+// nil where it was not proposed here.
+func (r *replica) takeTickets(es []*pb.Entry) []*ticket {
+	tickets := make([]*ticket, len(es))
+	for i, e := range es {
+		d := e.GetData()
+		if e.GetType() == pb.EntryNormal && len(d) >= tagSize && binary.LittleEndian.Uint64(d) == r.id {
+			seq := binary.LittleEndian.Uint64(d[8:])
+			tickets[i] = r.proposals[seq]
+			delete(r.proposals, seq)
+		}
+	}
+	return tickets
+}
+
+// applyConf makes the engine use the membership that e brings. It returns what has
+// to be saved (saveConf) before the entry counts as applied, nil for nothing.
+func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
+	err = r.do(func() error {
+		cc, err := decodeConfChange(e)
+		if err != nil {
+			return fmt.Errorf("group %s: %w", r.name, err)
+		}
+		if ctx := cc.AsV2().GetContext(); len(ctx) == tagSize && binary.LittleEndian.Uint64(ctx) == r.id {
+			seq := binary.LittleEndian.Uint64(ctx[8:])
+			t = r.proposals[seq]
+			delete(r.proposals, seq)
+		}
+		if e.GetIndex() <= r.store.confIndex {
+			return nil // the saved membership has it already
+		}
+		state := r.rn.ApplyConfChange(cc)
+		r.store.setConf(state, e.GetIndex())
+		if conf, err = proto.Marshal(state); err != nil {
+			return fmt.Errorf("encoding the membership: %w", err)
+		}
+		return nil
+	})
+	return conf, t, err
+}
+
+func decodeConfChange(e *pb.Entry) (pb.ConfChangeI, error) {
+	if e.GetType() == pb.EntryConfChange {
+		c := &pb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), c); err != nil {
+			return nil, fmt.Errorf("%w: entry %d, a change of membership: %w", ErrCorrupt, e.GetIndex(), err)
+		}
+		return c, nil
+	}
+	c := &pb.ConfChangeV2{}
+	if err := proto.Unmarshal(e.GetData(), c); err != nil {
+		return nil, fmt.Errorf("%w: entry %d, a change of membership: %w", ErrCorrupt, e.GetIndex(), err)
+	}
+	return c, nil
+}
+
+// saveConf makes the membership of entry index durable. It is part of the apply
+// work.
+func (r *replica) saveConf(conf []byte, index uint64) error {
+	if r.fault.forgetConfState {
+		return nil
+	}
+	return r.updateHard(func(hard *logstore.HardState) bool {
+		hard.Conf, hard.ConfIndex = conf, index
+		return true
+	})
+}
+
+// appliedAll takes a batch of applied entries back.
+func (r *replica) appliedAll(m *pb.Message) error {
+	return r.do(func() error {
+		es := m.GetEntries()
+		last := es[len(es)-1]
+		r.applied = max(r.applied, last.GetIndex())
+		r.store.setApplied(r.applied)
+		// A proposal whose place was taken by an entry of a later term is lost.
+		for seq, t := range r.proposals {
+			if t.index != 0 && t.index <= r.applied {
+				delete(r.proposals, seq)
+				t.finish(nil, fmt.Errorf("%w: group %s: another leader took its place", ErrDropped, r.name))
+			}
+		}
+		return r.deliver(m.GetResponses())
+	})
+}
+
+// describe fills in what the replica knows.
+func (r *replica) describe(s *Status) {
+	st := r.rn.BasicStatus()
+	s.State, s.Leader, s.Term = stateNames[st.RaftState], st.Lead, st.HardState.GetTerm()
+	s.Commit = st.HardState.GetCommit()
+	conf := r.store.membership()
+	s.Voters, s.Learners = conf.GetVoters(), conf.GetLearners()
+}
+
+var stateNames = map[raft.StateType]string{
+	raft.StateFollower: "follower", raft.StateCandidate: "candidate",
+	raft.StateLeader: "leader", raft.StatePreCandidate: "candidate",
+}
+
+// abandon answers everything that waits.
+func (r *replica) abandon(err error) {
+	for seq, t := range r.proposals {
+		delete(r.proposals, seq)
+		t.finish(nil, err)
+	}
+	r.reads.abandon(err)
+}
+
+// forget drops a proposal whose caller no longer waits.
+func (r *replica) forget(t *ticket) {
+	for seq, p := range r.proposals {
+		if p == t {
+			delete(r.proposals, seq)
+		}
+	}
+}
+
+// Snapshotter is what a StateMachine implements whose group has several voters:
+// a follower that is too far behind gets a snapshot.
+type Snapshotter interface {
+	// Snapshot returns the state as of the last applied entry. It is called between
+	// two calls of Apply; what it returns is read while Apply goes on, and closed.
+	Snapshot() (io.ReadCloser, error)
+	// Restore replaces the state by what a Snapshot of another node returned, taken
+	// when entry index was the last applied one. When it returns nil that is durable,
+	// and AppliedIndex is index; when it is interrupted, the old or the new state is
+	// there.
+	Restore(index, term uint64, data io.Reader) error
+}
