@@ -21,12 +21,12 @@ func (e *Encoder) split(c *chunk) []piece {
 	e.pieces = cut(e.pieces[:0], c)
 	ps := e.pieces
 	for i := range ps {
-		ps[i].bits = e.estimate(&ps[i].h)
+		ps[i].bits = estimate(&ps[i].h)
 	}
 	// saved[i] is what joining ps[i] and ps[i+1] saves.
 	saved := e.saved[:0]
 	for i := 0; i+1 < len(ps); i++ {
-		saved = append(saved, e.joinSaves(&ps[i], &ps[i+1]))
+		saved = append(saved, joinSaves(&ps[i], &ps[i+1]))
 	}
 	for len(saved) > 0 {
 		best := 0
@@ -46,10 +46,10 @@ func (e *Encoder) split(c *chunk) []piece {
 		ps = append(ps[:best+1], ps[best+2:]...)
 		saved = append(saved[:best], saved[best+1:]...)
 		if best > 0 {
-			saved[best-1] = e.joinSaves(&ps[best-1], a)
+			saved[best-1] = joinSaves(&ps[best-1], a)
 		}
 		if best < len(saved) {
-			saved[best] = e.joinSaves(a, &ps[best+1])
+			saved[best] = joinSaves(a, &ps[best+1])
 		}
 	}
 	e.saved = saved
@@ -78,15 +78,48 @@ func cut(ps []piece, c *chunk) []piece {
 	return ps
 }
 
-func (e *Encoder) joinSaves(a, b *piece) int64 {
+func joinSaves(a, b *piece) int64 {
 	h := a.h
 	h.add(&b.h)
 	h.literal[endOfBlock] = 1
-	return int64(a.bits+b.bits) - int64(e.estimate(&h))
+	return int64(a.bits+b.bits) - int64(estimate(&h))
 }
 
-// estimate is the length of a block with codes of its own.
-func (e *Encoder) estimate(h *histogram) uint64 {
-	e.trial.plan(h)
-	return 3 + e.trial.headerBits + e.trial.bits(h)
+// estimate is about the length of a block with codes of its own: the share of
+// information of its symbols, and what sending the codes takes.
+func estimate(h *histogram) uint64 {
+	body, literals := information(h.literal[:])
+	more, distances := information(h.distance[:])
+	extra := uint64(0)
+	for s, n := range h.literal[firstLength:] {
+		extra += uint64(n) * uint64(lengthExtra[s])
+	}
+	for s, n := range h.distance {
+		extra += uint64(n) * uint64(distanceExtra[s])
+	}
+	return (body+more)>>costBits + extra + headerBase + headerPerSymbol*uint64(literals+distances)
+}
+
+// What a header takes, as measured: so many bits, and so many for each
+// symbol that the block has.
+const (
+	headerBase      = 90
+	headerPerSymbol = 4
+)
+
+// information gives the sum of n log2(total/n), scaled as costs are, and how
+// many symbols have a count.
+func information(count []uint32) (sum uint64, symbols int) {
+	var total, part uint64
+	for _, n := range count {
+		if n > 0 {
+			symbols++
+			total += uint64(n)
+			part += uint64(n) * uint64(log2(n))
+		}
+	}
+	if total == 0 {
+		return 0, 0
+	}
+	return total*uint64(log2(uint32(total))) - part, symbols
 }

@@ -81,7 +81,7 @@ func TestRoundTrip(t *testing.T) {
 	var e Encoder // used again: nothing may be left over from one input to the next
 	for name, src := range samples() {
 		t.Run(name, func(t *testing.T) {
-			for _, p := range []Params{Quick, Normal, {Depth: 1, Nice: 3, Order: 4, Passes: 1}, {Depth: 30, Nice: 258, Order: 5, Passes: 1}} {
+			for _, p := range []Params{Swift, Quick, Normal, {Depth: 1, Nice: 4, Order: 4, Passes: 1}, {Depth: 30, Nice: 258, Order: 5, Passes: 1}} {
 				out := roundTrip(t, &e, src, p)
 				var fresh Encoder
 				if again := roundTrip(t, &fresh, src, p); !bytes.Equal(out, again) {
@@ -151,8 +151,8 @@ func TestLimitAndStop(t *testing.T) {
 	if out, err := e.Append(nil, src, Quick, size, func() error { return enough }); err != enough || out != nil {
 		t.Errorf("stopped: %d bytes, %v", len(out), err)
 	}
-	for _, p := range []Params{{}, {Depth: 1, Nice: 2, Order: 4, Passes: 1}, {Depth: 1, Nice: 259, Order: 4, Passes: 1},
-		{Depth: 1, Nice: 9, Order: 9}, {Depth: 1, Nice: 9, Order: 3, Passes: 1}} {
+	for _, p := range []Params{{}, {Depth: 1, Nice: 3, Order: 4, Passes: 1}, {Depth: 1, Nice: 259, Order: 4, Passes: 1},
+		{Depth: 1, Nice: 9, Order: 9, Passes: -1}, {Depth: 1, Nice: 9, Order: 3, Passes: 1}} {
 		if _, err := e.Append(nil, src, p, size, nil); err == nil {
 			t.Errorf("%+v is taken", p)
 		}
@@ -177,9 +177,9 @@ func TestModel(t *testing.T) {
 		}
 		p := Params{
 			Depth:  rapid.IntRange(1, 50).Draw(t, "depth"),
-			Nice:   rapid.IntRange(minMatch, maxMatch).Draw(t, "nice"),
-			Order:  rapid.IntRange(4, maxMatch).Draw(t, "order"),
-			Passes: rapid.IntRange(1, 3).Draw(t, "passes"),
+			Nice:   rapid.IntRange(4, maxMatch).Draw(t, "nice"),
+			Order:  rapid.SampledFrom([]int{0, 4, 5, 20, 60, 258}).Draw(t, "order"),
+			Passes: rapid.IntRange(0, 3).Draw(t, "passes"),
 		}
 		out, err := e.Append(nil, src, p, 1<<30, nil)
 		if err != nil {
@@ -198,6 +198,6 @@ func FuzzRoundTrip(f *testing.F) {
 	}
 	var e Encoder
 	f.Fuzz(func(t *testing.T, src []byte, depth, nice uint8) {
-		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Nice: minMatch + int(nice), Order: 4 + int(nice^depth)%255, Passes: 1 + int(depth)%2})
+		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Nice: 4 + int(nice)%255, Order: int(nice^depth) &^ 3, Passes: int(depth) % 3})
 	})
 }

@@ -8,23 +8,29 @@ import (
 // ErrTooLong is what Append gives when the output would pass the limit.
 var ErrTooLong = errors.New("deflate: the output is longer than the limit")
 
-// Params say how much work is done. All fields must be set.
+// Params say how much work is done. Start from one of the sets below.
 type Params struct {
-	Depth  int // most candidates looked at for a position: 1 or more
-	Nice   int // a match of this length is taken without looking on: 3 to 258
-	Order  int // bytes of a position that the match finder sorts by: 4 to 258
-	Passes int // searches of the cheapest sequence after the first, at most: 1 or more
+	Depth int // most candidates looked at for a position: 1 or more
+	Nice  int // a match of this length is taken without looking on: 4 to 258
+	// Order is how many bytes of a position the binary trees sort by, 4 to 258;
+	// 0 takes chains instead of trees, which find less and are faster.
+	Order int
+	// Passes is how often at most the cheapest sequence of a block is
+	// searched: 0 or more. With 0 the sequence is that of a lazy search; with 2 or more the
+	// blocks are split after one more search over the whole chunk.
+	Passes int
 }
 
 // Sets of parameters.
 var (
-	Quick    = Params{Depth: 12, Nice: 32, Order: 24, Passes: 1}
+	Swift    = Params{Depth: 8, Nice: 32, Passes: 2}
+	Quick    = Params{Depth: 24, Nice: 48, Passes: 2}
 	Normal   = Params{Depth: 40, Nice: 128, Order: 32, Passes: 2}
-	Thorough = Params{Depth: 120, Nice: 258, Order: 258, Passes: 4}
+	Thorough = Params{Depth: 120, Nice: 258, Order: 258, Passes: 5}
 )
 
 func (p Params) validate() error {
-	if p.Depth < 1 || p.Nice < minMatch || p.Nice > maxMatch || p.Order < 4 || p.Order > maxMatch || p.Passes < 1 {
+	if p.Depth < 1 || p.Nice < 4 || p.Nice > maxMatch || p.Order != 0 && p.Order < 4 || p.Order > maxMatch || p.Passes < 0 {
 		return fmt.Errorf("deflate: parameters %+v are out of range", p)
 	}
 	return nil
@@ -49,7 +55,6 @@ type Encoder struct {
 	costs  costs
 	pieces []piece
 	saved  []int64
-	trial  dynamic
 	block  dynamic
 	h      histogram
 }
@@ -147,9 +152,11 @@ func (e *Encoder) gather(src []byte, pos int) {
 func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	c := &e.chunk
 	c.lazy()
-	c.count(0, c.n, &e.h)
-	e.costs.entropyCosts(&e.h)
-	c.cheapest(0, c.n, &e.costs)
+	if p.Passes > 1 {
+		c.count(0, c.n, &e.h)
+		e.costs.entropyCosts(&e.h)
+		c.cheapest(0, c.n, &e.costs)
+	}
 	ps := e.split(c)
 	for i := range ps {
 		from, to := ps[i].from, ps[i].to

@@ -28,7 +28,8 @@ const none = -1 << 30
 // finder finds matches in the window before a position. Positions with the
 // same 4-byte hash form a binary tree, sorted by the first bytes that follow,
 // in which every node is nearer than its children: a search visits the nearest
-// candidates first and leaves the tree with the new position as its root.
+// candidates first and leaves the tree with the new position as its root. With
+// an order of 0 they form a chain instead, the nearest first.
 type finder struct {
 	src   []byte
 	depth int // most nodes visited in a search
@@ -39,8 +40,10 @@ type finder struct {
 	order int
 
 	last3 [1 << hash3Bits]int32 // the latest position of each 3-byte hash
-	root  [1 << hash4Bits]int32 // the root of each tree
-	child [2 * windowSize]int32 // smaller and larger child of the position p at 2*(p&windowMask)
+	root  [1 << hash4Bits]int32 // the root of each tree, or the head of each chain
+	// child has the smaller and the larger child of the position p at
+	// 2*(p&windowMask), or the next of its chain at p&windowMask.
+	child [2 * windowSize]int32
 }
 
 func (f *finder) reset(src []byte, p Params) {
@@ -69,6 +72,9 @@ func (f *finder) find(i int, out []match) []match {
 		best = minMatch
 	}
 	*h = int32(i)
+	if f.order == 0 {
+		return f.follow(i, limit, next, best, out)
+	}
 	return f.search(i, limit, min(f.nice, limit), next, best, out)
 }
 
@@ -80,8 +86,37 @@ func (f *finder) skip(i int) {
 	}
 	next := binary.LittleEndian.Uint32(f.src[i:])
 	f.last3[next<<8*0x9e3779b1>>(32-hash3Bits)] = int32(i)
+	if f.order == 0 {
+		r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
+		f.child[i&windowMask] = *r
+		*r = int32(i)
+		return
+	}
 	limit = min(limit, f.order)
 	f.search(i, limit, limit, next, maxMatch, nil)
+}
+
+// follow walks along the chain of position i, which becomes its new head, and
+// appends the matches longer than best.
+func (f *finder) follow(i, limit int, next uint32, best int, out []match) []match {
+	src := f.src
+	r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
+	p := int(*r)
+	f.child[i&windowMask] = int32(p)
+	*r = int32(i)
+	for depth := f.depth; i-p < windowSize && depth > 0 && best < limit; depth-- {
+		if src[p+best] == src[i+best] && binary.LittleEndian.Uint32(src[p:]) == next {
+			if n := extend(src, p, i, 4, limit); n > best {
+				best = n
+				out = append(out, newMatch(n, uint32(i-p)))
+				if n >= f.nice {
+					break
+				}
+			}
+		}
+		p = int(f.child[p&windowMask])
+	}
+	return out
 }
 
 // search walks down the tree of position i, which becomes its new root, and

@@ -11,7 +11,7 @@ import (
 	"vdefs/media/deflate"
 )
 
-// effort is what a level does.
+// effort is what a level does for a picture of some size.
 type effort struct {
 	direct  []strategy // tried for samples of 8 or 16 bits
 	indexed []strategy // tried for palettes and for less than 8 bits
@@ -19,26 +19,48 @@ type effort struct {
 	params  deflate.Params
 }
 
-var efforts = map[Level]effort{
-	Fast: {
+var (
+	fastEffort = effort{
 		direct:  []strategy{strategyStored, strategyNone, strategySub},
 		indexed: []strategy{strategyNone},
 		finals:  1,
-		params:  deflate.Quick,
-	},
-	Default: {
+		params:  deflate.Swift,
+	}
+	defaultEffort = effort{
 		direct:  []strategy{strategyStored, strategyNone, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone},
 		finals:  1,
+		params:  deflate.Quick,
+	}
+	bestEffort = effort{
+		direct:  []strategy{strategyStored, strategyNone, strategyMinSum, strategyEntropy, strategyBigrams},
+		indexed: []strategy{strategyStored, strategyNone, strategyBigrams},
+		finals:  1,
 		params:  deflate.Normal,
-	},
-	Best: {
+	}
+	// Small pictures cost little whatever is done with them.
+	bestSmallEffort = effort{
 		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
 			strategyMinSum, strategyEntropy, strategyBigrams},
-		indexed: []strategy{strategyStored, strategyNone, strategyUp, strategyMinSum, strategyBigrams},
-		finals:  3,
+		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyMinSum, strategyBigrams},
+		finals:  4,
 		params:  deflate.Thorough,
-	},
+	}
+)
+
+// smallPicture is up to how many bytes of filtered rows a picture is small.
+const smallPicture = 64 << 10
+
+func effortFor(l Level, size int) effort {
+	switch {
+	case l == Fast:
+		return fastEffort
+	case l == Default:
+		return defaultEffort
+	case size <= smallPicture:
+		return bestSmallEffort
+	}
+	return bestEffort
 }
 
 // judgeLevel is the level of the fast encoder that compares strategies.
@@ -81,11 +103,11 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 	if !slices.Contains(forms, ra) {
 		ra.pix = nil // the picture is held in another form now
 	}
-	eff := efforts[o.Level]
 	size := 0
 	for _, form := range forms {
 		size = max(size, form.filteredSize())
 	}
+	eff := effortFor(o.Level, size)
 	buf := make([]byte, size)
 	list, err := e.rank(forms, eff, buf, b)
 	if err != nil {
