@@ -14,6 +14,8 @@
 //	   partly written blocks from what their old block holds.)
 //	R4 A transaction reads no file data, except to complete a partly written block.
 //
+// Large writes put their blocks into the image before their record into the log: refwrite.go.
+//
 // Order of locks, outermost first:
 //
 //	caller's order of a group

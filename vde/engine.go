@@ -59,6 +59,10 @@ type Engine struct {
 	flushRoom    chan struct{} // a token: a flush ended
 	reserved     atomic.Int64  // blocks promised to writers that have not allocated yet
 
+	refsMu      sync.Mutex    // held over a flush for SyncPrepared
+	refsWritten atomic.Uint64 // PrepareWrites done
+	refsSynced  atomic.Uint64 // of these, durable
+
 	failed         atomic.Pointer[error]
 	closed         atomic.Bool
 	abandoned      atomic.Bool
@@ -168,15 +172,6 @@ func (e *Engine) barrier() error {
 	if err := e.overlay.flush(); err != nil {
 		return e.fail(err)
 	}
-	if err := e.img.Sync(); err != nil {
-		return e.fail(err)
-	}
-	return nil
-}
-
-// SyncImage makes durable what is in the image; called before a log sync, so that records that refer to blocks (see
-// PrepareWrite) are never durable before them.
-func (e *Engine) SyncImage() error {
 	if err := e.img.Sync(); err != nil {
 		return e.fail(err)
 	}

@@ -41,7 +41,7 @@ type OpenOptions struct {
 
 // Open opens a store and repairs what a crash left: superblocks, and the free space when the store was not closed.
 // The caller then applies the log entries after each group's Applied again.
-func Open(dir string, o OpenOptions) (e *Engine, err error) {
+func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	f := o.FS
 	if f == nil {
 		f = vfs.Default
@@ -63,7 +63,7 @@ func Open(dir string, o OpenOptions) (e *Engine, err error) {
 		}
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	e = &Engine{
+	e := &Engine{
 		dir: dir, info: info, log: o.Logger.WithField("store", dir), lock: lock,
 		groups: map[uint16]*meta.Group{}, refs: newRefs(), onCheckpoint: o.OnCheckpoint,
 		flushRoom: make(chan struct{}, 1), wake: make(chan struct{}, 1), checkup: make(chan struct{}, 1), stop: make(chan struct{}),
@@ -200,6 +200,9 @@ func (e *Engine) loadFreeSpace() error {
 	}
 	if e.alloc, err = b.Build(); err != nil {
 		return err
+	}
+	if extents == 0 && e.groups[0].Applied == 0 {
+		return nil // never used
 	}
 	e.log.WithFields(logrus.Fields{"extents": extents, "took": time.Since(start).Round(time.Millisecond)}).
 		Info("store was not closed cleanly; free space computed from the extents")

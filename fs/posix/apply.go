@@ -34,9 +34,12 @@ type Result struct {
 	Replaced meta.Inode
 }
 
-// Apply does what a command says, at time t.
-func Apply(tx *vde.Tx, c command.Command, t meta.Time) (Result, error) {
-	a := &applier{Tx: tx, now: t}
+// Replay says that a command is applied again after a crash. Promised: somebody was told that it is durable.
+type Replay struct{ Promised bool }
+
+// Apply does what a command says, at time t. replay is nil unless the command is replayed.
+func Apply(tx *vde.Tx, c command.Command, t meta.Time, replay *Replay) (Result, error) {
+	a := &applier{Tx: tx, now: t, replay: replay}
 	var err error
 	switch c := c.(type) {
 	case *command.SetAttr:
@@ -82,8 +85,9 @@ func Apply(tx *vde.Tx, c command.Command, t meta.Time) (Result, error) {
 // applier is one application of a command.
 type applier struct {
 	*vde.Tx
-	now meta.Time
-	res Result
+	now    meta.Time
+	replay *Replay
+	res    Result
 }
 
 // inode reads an inode; a missing one is a stale handle.

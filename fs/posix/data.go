@@ -53,11 +53,22 @@ func (a *applier) writeRef(c *command.WriteRef) error {
 	if err != nil {
 		return err
 	}
-	if err := a.MapWritten(in, c.FileBlock, c.Extents, c.End); err != nil {
+	if c.End%blockSize != 0 && in.Size > c.End {
+		// The last block was filled up with zeros, as the file ended in it; it does not any more.
+		return syscall.EAGAIN
+	}
+	if a.replay == nil {
+		err = a.MapWritten(in, c.FileBlock, c.Extents, c.End)
+	} else {
+		err = a.MapReplayed(in, c.FileBlock, c.Extents, c.Sums, c.End, a.replay.Promised)
+	}
+	if err != nil {
 		return err
 	}
 	return a.wrote(in, c.KillPriv, c.FromCache)
 }
+
+const blockSize = 4096
 
 func (a *applier) fallocate(c *command.Fallocate) error {
 	in, err := a.regular(c.Ino)
@@ -103,7 +114,7 @@ func (a *applier) share(c *command.Share) error {
 	if err != nil {
 		return err
 	}
-	if c.DstBlock+c.Count < c.DstBlock || (c.DstBlock+c.Count) > vde.MaxFileSize/4096 {
+	if c.DstBlock+c.Count < c.DstBlock || (c.DstBlock+c.Count) > vde.MaxFileSize/blockSize {
 		return syscall.EFBIG
 	}
 	if c.Src == c.Dst && c.SrcBlock < c.DstBlock+c.Count && c.DstBlock < c.SrcBlock+c.Count {

@@ -16,6 +16,8 @@ type machine struct {
 	eng       *vde.Engine
 	slot      uint16
 	replaying bool // the group is being opened: what it applies is durable. Guarded by the group's order
+	// promised is, while replaying, the highest index that the log says was promised to be durable.
+	promised uint64
 }
 
 // proposal is what the proposer on this node hands to Apply beside the bytes: the same command, decoded.
@@ -49,8 +51,18 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	res, err := posix.Apply(tx, p.cmd, p.time)
+	var replay *posix.Replay
+	if m.replaying {
+		replay = &posix.Replay{Promised: index <= m.promised}
+	}
+	res, err := posix.Apply(tx, p.cmd, p.time, replay)
 	if err != nil {
+		if c, ok := p.cmd.(*command.WriteRef); ok && !mine {
+			// Reserved before the replay, and mapped by nobody.
+			if err := m.eng.Unprepare(c.Extents); err != nil {
+				return nil, err
+			}
+		}
 		if derr := tx.Discard(); derr != nil {
 			return nil, derr
 		}
@@ -67,6 +79,21 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		return outcome{res: res, tx: tx}, nil
 	}
 	return outcome{res: res}, tx.Rest()
+}
+
+// PrepareReplay implements consensus.ReplayPreparer: blocks that records refer to must not be given out to the records
+// before them.
+func (m *machine) PrepareReplay(index uint64, cmd []byte) error {
+	if len(cmd) == 0 || command.Op(cmd[0]) != command.OpWriteRef {
+		return nil
+	}
+	c, _, err := command.Decode(cmd)
+	if err != nil {
+		return err
+	}
+	ref := c.(*command.WriteRef)
+	m.promised = max(m.promised, ref.Durable)
+	return m.eng.ReserveReplay(ref.Extents)
 }
 
 // AppliedIndex implements consensus.StateMachine.

@@ -251,6 +251,12 @@ func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byt
 		return meta.Inode{}, err
 	}
 	defer done()
+	if len(data) >= v.refMin && off%4096 == 0 && how&fs.WriteAppend == 0 && off+uint64(len(data)) <= vde.MaxFileSize {
+		in, err := v.writeRef(ctx, ino, off, data, how)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return in, err
+		}
+	}
 	res, err := v.change(ctx, &command.Write{
 		Ino: ino, Off: off, Data: data,
 		Append: how&fs.WriteAppend != 0, KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
@@ -259,6 +265,37 @@ func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byt
 		v.watch.wrote(ino)
 	}
 	return res.Inode, err
+}
+
+// writeRef writes data to the image at once and proposes only where it is. EAGAIN: the write cannot be done like this.
+func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
+	if v.readOnly {
+		return meta.Inode{}, syscall.EROFS
+	}
+	end := off + uint64(len(data))
+	if tail := len(data) % 4096; tail != 0 {
+		// Whole blocks only, filled up where the file ends; applying checks that it does.
+		in, err := v.Inode(ctx, ino)
+		if err != nil || in.Size > end {
+			return in, errors.Join(syscall.EAGAIN, err)
+		}
+		whole := make([]byte, len(data)-tail+4096)
+		copy(whole, data)
+		data = whole
+	}
+	extents, sums, err := v.eng.PrepareWrite(ino, off/4096, data)
+	if err != nil {
+		return meta.Inode{}, errors.Join(syscall.EAGAIN, err) // the plain way tells what is wrong
+	}
+	res, err := v.change(ctx, &command.WriteRef{
+		Ino: ino, FileBlock: off / 4096, End: end, Extents: extents, Sums: sums, Durable: v.promised.Load(),
+		KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
+	})
+	if err != nil {
+		return res.Inode, errors.Join(err, v.eng.Unprepare(extents))
+	}
+	v.watch.wrote(ino)
+	return res.Inode, nil
 }
 
 // Fallocate implements fs.Volume.

@@ -27,12 +27,17 @@ type Options struct {
 	ReadOnly bool   // refuse changes with EROFS (recovery still writes)
 	Atime    Atime
 	Logger   logrus.FieldLogger
+	// RefMin is the least size in bytes of a write that goes to the image before the log (default 128 KiB).
+	RefMin int
 	// SegmentSize of the logs in bytes (0: the default).
 	SegmentSize int64
 	// CheckpointEvery and CacheSize: see vde.OpenOptions.
 	CheckpointEvery time.Duration
 	CacheSize       int64
 }
+
+// defaultRefMin: below, one flush (of the log) for a synced write is worth more than the copy that two save.
+const defaultRefMin = 128 << 10
 
 // Volume is a mounted store: it implements fs.Volume.
 type Volume struct {
@@ -43,6 +48,9 @@ type Volume struct {
 	mgr      *consensus.Manager
 
 	groups atomic.Pointer[[]*consensus.Group] // by slot; nil while opening
+
+	refMin   int
+	promised atomic.Uint64 // log index that a Sync has made durable, with all that its records refer to
 
 	opens  *opens
 	reaper *reaper
@@ -66,6 +74,9 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		o.Logger = logrus.StandardLogger()
 	}
 	v := &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, opens: newOpens(), stop: make(chan struct{})}
+	if v.refMin = o.RefMin; v.refMin == 0 {
+		v.refMin = defaultRefMin
+	}
 	v.reaper = &reaper{v: v, wake: make(chan struct{}, 1)}
 	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
 	slots := map[consensus.GroupID]uint16{consensus.DefaultGroup: 0}
@@ -214,7 +225,7 @@ func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, e
 	if v.readOnly {
 		return posix.Result{}, syscall.EROFS
 	}
-	if err := v.eng.WaitRoom(func() error { return v.bySlot()[0].Sync(ctx) }); err != nil {
+	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
 		return posix.Result{}, err
 	}
 	return v.propose(ctx, c)
@@ -239,14 +250,22 @@ func (v *Volume) reserve(ctx context.Context, blocks uint64) (func(), error) {
 	return func() { v.eng.Unreserve(blocks) }, nil
 }
 
-// Sync implements fs.Volume.
+// Sync implements fs.Volume. Blocks that log records refer to are made durable before the records.
 func (v *Volume) Sync(ctx context.Context) error {
-	for _, g := range v.bySlot() {
-		if err := g.Sync(ctx); err != nil {
-			return err
+	g := v.bySlot()[0]
+	last := g.AppliedIndex()
+	if err := v.eng.SyncPrepared(); err != nil {
+		return err
+	}
+	if err := g.Sync(ctx); err != nil {
+		return err
+	}
+	for {
+		p := v.promised.Load()
+		if p >= last || v.promised.CompareAndSwap(p, last) {
+			return nil
 		}
 	}
-	return nil
 }
 
 // Checkpoint makes everything done so far durable in the metadata and gives freed space back.

@@ -125,7 +125,10 @@ func TestNamesAndErrors(t *testing.T) {
 		err  error
 		want syscall.Errno
 	}{
-		{"mkdir over a name", func() error { _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "d", Mode: unix.S_IFDIR}); return err }(), syscall.EEXIST},
+		{"mkdir over a name", func() error {
+			_, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "d", Mode: unix.S_IFDIR})
+			return err
+		}(), syscall.EEXIST},
 		{"unlink of a directory", func() error { _, err := v.Unlink(ctx, meta.RootIno, "d"); return err }(), syscall.EISDIR},
 		{"rmdir of a file", func() error { _, err := v.Rmdir(ctx, meta.RootIno, "a"); return err }(), syscall.ENOTDIR},
 		{"lookup of nothing", func() error { _, err := v.Lookup(ctx, meta.RootIno, "x"); return err }(), syscall.ENOENT},

@@ -98,11 +98,11 @@ func TestEmptyImages(t *testing.T) {
 func TestCheckFindsBadNodes(t *testing.T) {
 	damage := map[string]func(t *ExtentTree){
 		"entries":         func(t *ExtentTree) { t.root.kids[1].n = 1 },
-		"index by length": func(t *ExtentTree) { t.root.vals[1]++ },
-		"index by offset": func(t *ExtentTree) { t.root.keys[1]++ },
+		"index by length": func(t *ExtentTree) { t.root.at[1].Count++ },
+		"index by offset": func(t *ExtentTree) { t.root.at[1].Start++ },
 		"has depth": func(t *ExtentTree) {
 			leaf := t.root.kids[1].kids[0]
-			t.root.kids[1], t.root.vals[1] = leaf, leaf.longest()
+			t.root.kids[1], t.root.at[1].Count = leaf, leaf.longest()
 		},
 		"extents, counted are": func(t *ExtentTree) { t.count++ },
 	}
@@ -127,13 +127,13 @@ func TestCheckFindsBadNodes(t *testing.T) {
 // Check finds what no sequence of calls can make.
 func TestCheckFinds(t *testing.T) {
 	damage := map[string]func(*node){
-		"touch":                func(n *node) { n.vals[0] = 100 },
-		"overlap":              func(n *node) { n.vals[0] = 101 },
-		"usable are 10 to 999": func(n *node) { n.keys[0] = 9 },
-		"no blocks at":         func(n *node) { n.vals[0] = 0 },
-		"not in [":             func(n *node) { n.keys[0], n.keys[1] = n.keys[1], n.keys[0] },
+		"touch":                func(n *node) { n.at[0].Count = 100 },
+		"overlap":              func(n *node) { n.at[0].Count = 101 },
+		"usable are 10 to 999": func(n *node) { n.at[0].Start = 9 },
+		"no blocks at":         func(n *node) { n.at[0].Count = 0 },
+		"not in [":             func(n *node) { n.at[0].Start, n.at[1].Start = n.at[1].Start, n.at[0].Start },
 		"extents, counted are": func(n *node) { n.removeAt(5, 1) },
-		"blocks, counted are":  func(n *node) { n.vals[1]-- },
+		"blocks, counted are":  func(n *node) { n.at[1].Count-- },
 	}
 	for says, do := range damage {
 		a := New(1000, 10)

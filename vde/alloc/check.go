@@ -33,7 +33,8 @@ func (c *treeCheck) node(n *node, depth int, low, high uint64) error {
 	if count > c.tree.width || depth > 0 && count < c.tree.minFill() || n.kids != nil && count < 2 {
 		return fmt.Errorf("a node of the index has %d entries", count)
 	}
-	for _, key := range n.keys[:count] {
+	for _, e := range n.at[:count] {
+		key := e.Start
 		if key < low || key > high {
 			return fmt.Errorf("%d in the index by offset is not in [%d, %d]", key, low, high)
 		}
@@ -49,14 +50,14 @@ func (c *treeCheck) node(n *node, depth int, low, high uint64) error {
 		return c.leaf(n)
 	}
 	for i, kid := range n.kids[:count] {
-		if longest := kid.longest(); longest != n.vals[i] {
-			return fmt.Errorf("the index by length has %d blocks below %d, there are %d", n.vals[i], n.keys[i], longest)
+		if longest := kid.longest(); longest != n.at[i].Count {
+			return fmt.Errorf("the index by length has %d blocks below %d, there are %d", n.at[i].Count, n.at[i].Start, longest)
 		}
 		to := high
 		if i+1 < count {
-			to = n.keys[i+1] - 1
+			to = n.at[i+1].Start - 1
 		}
-		if err := c.node(kid, depth+1, n.keys[i], to); err != nil {
+		if err := c.node(kid, depth+1, n.at[i].Start, to); err != nil {
 			return err
 		}
 	}
@@ -64,8 +65,7 @@ func (c *treeCheck) node(n *node, depth int, low, high uint64) error {
 }
 
 func (c *treeCheck) leaf(n *node) error {
-	for i := range n.keys[:n.n] {
-		e := Extent{n.keys[i], n.vals[i]}
+	for _, e := range n.at[:n.n] {
 		switch {
 		case e.Count == 0 || !e.within(c.first, c.tree.limit):
 			return fmt.Errorf("%v free at %d, but usable are %d to %d", e, e.Start, c.first, c.tree.limit-1)

@@ -11,7 +11,8 @@ import (
 // It is one B-tree by offset whose inner nodes also know the longest extent below each child, so that the nearest
 // extent that is long enough is found from any place. Two B-trees, one by (offset) and one by (length, offset), were
 // tried first: they find the best fit of the whole image instead of that of a neighbourhood, but a change of one extent
-// then touches three far places in memory instead of one. With 10 million extents that made an allocation five times slower.
+// then touches three far places in memory instead of one. With 10 million extents an allocation at a random place
+// took 6.9 µs with them and takes 2.0 µs with this.
 //
 // A node has 2 KiB for at least 42 extents, usually 90: 50 bytes per extent at worst, usually 25.
 //
@@ -44,12 +45,12 @@ func (t *ExtentTree) Blocks() uint64 { return t.blocks }
 func (t *ExtentTree) Largest() Extent {
 	n, count := t.root, t.root.longest()
 	for n.n > 0 {
-		for i, val := range n.vals[:n.n] {
-			if val != count {
+		for i, e := range n.at[:n.n] {
+			if e.Count != count {
 				continue
 			}
 			if n.kids == nil {
-				return Extent{n.keys[i], count}
+				return e
 			}
 			n = n.kids[i]
 			break
@@ -226,7 +227,7 @@ func (p *position) nearestLeaf(count, hint uint64) *node {
 		switch {
 		case left < 0 && right < 0:
 			continue
-		case right < 0 || left >= 0 && hint-min(hint, n.keys[left+1]) <= n.keys[right]-min(hint, n.keys[right]):
+		case right < 0 || left >= 0 && hint-min(hint, n.at[left+1].Start) <= n.at[right].Start-min(hint, n.at[right].Start):
 			// The blocks of the left child end at the next key.
 			for n = n.kids[left]; n.kids != nil; {
 				n = n.kids[n.lastLong(int(n.n), count)]
@@ -244,7 +245,7 @@ func (p *position) nearestLeaf(count, hint uint64) *node {
 // firstLong returns the first index from i on with a value of at least count, -1 if there is none.
 func (n *node) firstLong(i int, count uint64) int {
 	for ; i < int(n.n); i++ {
-		if n.vals[i] >= count {
+		if n.at[i].Count >= count {
 			return i
 		}
 	}
@@ -253,7 +254,7 @@ func (n *node) firstLong(i int, count uint64) int {
 
 // lastLong returns the last index before i with a value of at least count, -1 if there is none.
 func (n *node) lastLong(i int, count uint64) int {
-	for i--; i >= 0 && n.vals[i] < count; i-- {
+	for i--; i >= 0 && n.at[i].Count < count; i-- {
 	}
 	return i
 }
@@ -262,11 +263,10 @@ func (n *node) lastLong(i int, count uint64) int {
 // the lower one.
 func (n *node) bestFit(count, hint uint64) (best Extent, ok bool) {
 	distance := func(e Extent) uint64 { return max(e.Start, hint) - min(e.Start, hint) }
-	for i, val := range n.vals[:n.n] {
-		if val < count || ok && val > best.Count {
+	for _, e := range n.at[:n.n] {
+		if e.Count < count || ok && e.Count > best.Count {
 			continue
 		}
-		e := Extent{n.keys[i], val}
 		if !ok || cmp.Or(cmp.Compare(e.Count, best.Count), cmp.Compare(distance(e), distance(best))) < 0 {
 			best, ok = e, true
 		}
@@ -300,7 +300,7 @@ func (l *treeLoader) add(e Extent) {
 		last++
 	}
 	leaf := l.level[last]
-	leaf.insertAt(int(leaf.n), e.Start, e.Count, nil)
+	leaf.insertAt(int(leaf.n), e, nil)
 	l.tree.count++
 	l.tree.blocks += e.Count
 }
@@ -323,7 +323,7 @@ func (l *treeLoader) finish() {
 		for i := range next {
 			next[i] = l.tree.newNode(false)
 			for _, kid := range l.level[i*len(l.level)/parents : (i+1)*len(l.level)/parents] {
-				next[i].insertAt(int(next[i].n), kid.keys[0], kid.longest(), kid)
+				next[i].insertAt(int(next[i].n), kid.summary(), kid)
 			}
 		}
 		l.level = next

@@ -71,15 +71,15 @@ func (m *model) checkFound(t *rapid.T, tree *ExtentTree, count, hint uint64, got
 	if whole.Start != got.Start {
 		t.Fatalf("FindFreeExtent(%d, %d) in %v: %v is not the front of an extent", count, hint, all, got)
 	}
-	for i, n := range p.leaf().n.vals[:p.leaf().n.n] {
-		if n >= count && n < whole.Count {
-			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but the one at %d fits better", count, hint, all, got, p.leaf().n.keys[i])
+	for _, e := range p.leaf().n.at[:p.leaf().n.n] {
+		if fits(e) && e.Count < whole.Count {
+			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but %v fit better", count, hint, all, got, e)
 		}
 	}
 	// Whatever lies between the hint and the leaf that was chosen, on its side, is too short.
 	at := tree.seek(hint)
 	for from, to := at.leaf().n, p.leaf().n; from != to; from = at.leaf().n {
-		if slices.ContainsFunc(from.vals[:from.n], func(n uint64) bool { return n >= count }) {
+		if slices.ContainsFunc(from.at[:from.n], fits) {
 			t.Fatalf("FindFreeExtent(%d, %d) in %v: %v, but there is one nearer at hand", count, hint, all, got)
 		}
 		for at.leaf().n == from {
@@ -154,6 +154,8 @@ func TestAllocatorAgainstModel(t *testing.T) {
 		var taken []Extent
 		var lastEnd uint64
 		stored := map[uint64][]byte{} // the bitmap as a disk would hold it
+		var old *ExtentTree           // a snapshot of some time ago
+		var oldExtents []Extent
 
 		change := func(t *rapid.T, name string, do func(Extent) error, free bool, wrong error) {
 			e := Extent{m.drawBlock(t, "start"), m.drawCount(t)}
@@ -266,7 +268,21 @@ func TestAllocatorAgainstModel(t *testing.T) {
 				}
 				m.compare(t, b)
 			},
-			"": func(t *rapid.T) { m.compare(t, a) },
+			"snapshot": func(*rapid.T) {
+				old, oldExtents = a.snapshot(), m.freeExtents()
+			},
+			"": func(t *rapid.T) {
+				m.compare(t, a)
+				if old == nil {
+					return
+				}
+				if err := old.check(m.firstUsable); err != nil {
+					t.Fatalf("a snapshot has changed: %v", err)
+				}
+				if got := slices.Collect(old.All); !slices.Equal(got, oldExtents) {
+					t.Fatalf("a snapshot has changed: %v, was %v", got, oldExtents)
+				}
+			},
 		})
 	})
 }
@@ -293,6 +309,33 @@ func (m *model) compare(t *rapid.T, a *Allocator) {
 	if s.Free != free || a.FreeBlocks() != free || s.LargestFree != largest || a.LargestFree() != largest ||
 		s.FreeExtents != uint64(len(want)) || s.Total != m.total || a.Total() != m.total || s.Usable != m.total-m.firstUsable {
 		t.Fatalf("%+v, should be %d free, largest %d, %d extents", s, free, largest, len(want))
+	}
+}
+
+// A loaded tree is as good as a grown one, whatever the number of its extents.
+func TestTreeLoader(t *testing.T) {
+	for width := 6; width < 10; width++ {
+		for n := range uint64(300) {
+			tree := NewExtentTree(n * 10)
+			tree.width = width
+			loader := treeLoader{tree: tree}
+			for i := range n {
+				loader.add(Extent{i*10 + 1, 1 + i*i%8})
+			}
+			loader.finish()
+			if err := tree.check(1); err != nil || tree.Len() != int(n) {
+				t.Fatalf("width %d, %d extents: %v, Len is %d", width, n, err, tree.Len())
+			}
+			for i := range n { // and can be emptied
+				at := i * 7 % n
+				if err := tree.Remove(Extent{at*10 + 1, 1 + at*at%8}); n%7 != 0 && err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tree.check(1); err != nil || n%7 != 0 && tree.Len() != 0 {
+				t.Fatalf("width %d, %d extents, emptied: %v, Len is %d", width, n, err, tree.Len())
+			}
+		}
 	}
 }
 

@@ -5,8 +5,8 @@ const fanout = 126
 
 // node is a node of the B-tree of an ExtentTree.
 //
-// A leaf holds free extents, an inner node its children: for each the lower bound of the starts in it, and
-// the longest count in it. Keys and values are arrays of their own, so that a search reads neighbouring memory only.
+// The entries of a leaf are free extents. Those of an inner node stand for its children: Start is a lower bound of the
+// starts in the child, Count the longest count in it. Key is short for Start and value for Count below.
 //
 // Invariants, for the entries [0, n):
 //   - keys rise; a key of an inner node is not above any key in its child, the next one above all of them (though an
@@ -14,29 +14,28 @@ const fanout = 126
 //   - the value in an inner node is the highest value in its child;
 //   - all leaves are equally far from the root, and all nodes but the root hold at least minFill entries.
 type node struct {
-	kids  *[fanout]*node // nil in a leaf
+	kids  *[fanout]*node // nil in a leaf; see innerNode
 	n     int32
 	epoch uint32 // the epoch of the tree in which the node was made or copied
-	keys  [fanout]uint64
-	vals  [fanout]uint64
+	at    [fanout]Extent
 }
 
 // search returns the index of the last key that is not above key, -1 if there is none.
 //
-// It looks at one key of each cache line and then at one line, instead of halving: as no load depends on another, those
-// that miss the caches overlap, and those misses are what the time of a large tree is made of.
+// It looks at one entry of each cache line and then at one line, instead of halving: as no load depends on another,
+// those that miss the caches overlap, and those misses are what the time of a large tree is made of.
 func (n *node) search(key uint64) int {
-	const line = 8
+	const line = 4
 	count := int(n.n)
 	lines := 0
 	for i := line - 1; i < count; i += line {
-		if n.keys[i] <= key {
+		if n.at[i].Start <= key {
 			lines += line
 		}
 	}
 	found := lines - 1
 	for i := lines; i < min(lines+line, count); i++ {
-		if n.keys[i] <= key {
+		if n.at[i].Start <= key {
 			found = i
 		}
 	}
@@ -45,18 +44,20 @@ func (n *node) search(key uint64) int {
 
 // longest returns the highest value; 0 if there are no entries.
 func (n *node) longest() (longest uint64) {
-	for _, v := range n.vals[:n.n] {
-		longest = max(longest, v)
+	for _, e := range n.at[:n.n] {
+		longest = max(longest, e.Count)
 	}
 	return longest
 }
 
+// summary returns the entry that stands for n in its parent. n must not be empty.
+func (n *node) summary() Extent { return Extent{n.at[0].Start, n.longest()} }
+
 // insertAt makes room at index i for an entry. There must be some.
-func (n *node) insertAt(i int, key, val uint64, kid *node) {
+func (n *node) insertAt(i int, e Extent, kid *node) {
 	count := int(n.n)
-	copy(n.keys[i+1:count+1], n.keys[i:count])
-	copy(n.vals[i+1:count+1], n.vals[i:count])
-	n.keys[i], n.vals[i] = key, val
+	copy(n.at[i+1:count+1], n.at[i:count])
+	n.at[i] = e
 	if n.kids != nil {
 		copy(n.kids[i+1:count+1], n.kids[i:count])
 		n.kids[i] = kid
@@ -67,8 +68,7 @@ func (n *node) insertAt(i int, key, val uint64, kid *node) {
 // removeAt closes the gap that the count entries from index i on leave.
 func (n *node) removeAt(i, count int) {
 	end := int(n.n)
-	copy(n.keys[i:], n.keys[i+count:end])
-	copy(n.vals[i:], n.vals[i+count:end])
+	copy(n.at[i:], n.at[i+count:end])
 	if n.kids != nil {
 		copy(n.kids[i:], n.kids[i+count:end])
 		clear(n.kids[end-count : end])
@@ -79,8 +79,7 @@ func (n *node) removeAt(i, count int) {
 // appendFrom appends count entries of another node, from index i on.
 func (n *node) appendFrom(o *node, i, count int) {
 	end := int(n.n)
-	copy(n.keys[end:], o.keys[i:i+count])
-	copy(n.vals[end:], o.vals[i:i+count])
+	copy(n.at[end:], o.at[i:i+count])
 	if n.kids != nil {
 		copy(n.kids[end:], o.kids[i:i+count])
 	}
@@ -90,10 +89,8 @@ func (n *node) appendFrom(o *node, i, count int) {
 // prependFrom puts count entries of another node, from index i on, before all others.
 func (n *node) prependFrom(o *node, i, count int) {
 	end := int(n.n)
-	copy(n.keys[count:], n.keys[:end])
-	copy(n.vals[count:], n.vals[:end])
-	copy(n.keys[:], o.keys[i:i+count])
-	copy(n.vals[:], o.vals[i:i+count])
+	copy(n.at[count:], n.at[:end])
+	copy(n.at[:], o.at[i:i+count])
 	if n.kids != nil {
 		copy(n.kids[count:], n.kids[:end])
 		copy(n.kids[:], o.kids[i:i+count])
@@ -101,12 +98,20 @@ func (n *node) prependFrom(o *node, i, count int) {
 	n.n += int32(count)
 }
 
+// innerNode lays the kids of a node beside it, so that the way down meets one place in memory per level.
+type innerNode struct {
+	node
+	array [fanout]*node
+}
+
 func (t *ExtentTree) newNode(leaf bool) *node {
-	n := &node{epoch: t.epoch}
-	if !leaf {
-		n.kids = new([fanout]*node)
+	if leaf {
+		return &node{epoch: t.epoch}
 	}
-	return n
+	n := new(innerNode)
+	n.epoch = t.epoch
+	n.kids = &n.array
+	return &n.node
 }
 
 // own returns the node at p for writing: a copy, put in its place, if a snapshot may be reading it.
@@ -115,13 +120,8 @@ func (t *ExtentTree) own(p **node) *node {
 	if n.epoch == t.epoch {
 		return n
 	}
-	c := new(node)
-	*c = *n
-	c.epoch = t.epoch
-	if n.kids != nil {
-		kids := *n.kids
-		c.kids = &kids
-	}
+	c := t.newNode(n.kids == nil)
+	c.appendFrom(n, 0, int(n.n))
 	*p = c
 	return c
 }
@@ -133,8 +133,8 @@ func (t *ExtentTree) put(e Extent) {
 	root := t.own(&t.root)
 	if right := t.putBelow(root, e); right != nil {
 		t.root = t.newNode(false)
-		t.root.insertAt(0, root.keys[0], root.longest(), root)
-		t.root.insertAt(1, right.keys[0], right.longest(), right)
+		t.root.insertAt(0, root.summary(), root)
+		t.root.insertAt(1, right.summary(), right)
 	}
 	t.count++
 }
@@ -143,25 +143,25 @@ func (t *ExtentTree) put(e Extent) {
 func (t *ExtentTree) putBelow(n *node, e Extent) (right *node) {
 	i := n.search(e.Start)
 	if n.kids == nil {
-		return t.insertEntry(n, i+1, e.Start, e.Count, nil)
+		return t.insertEntry(n, i+1, e, nil)
 	}
 	if i < 0 {
-		i, n.keys[0] = 0, e.Start
+		i, n.at[0].Start = 0, e.Start
 	}
 	kid := t.own(&n.kids[i])
 	split := t.putBelow(kid, e)
 	if split == nil {
-		n.vals[i] = max(n.vals[i], e.Count)
+		n.at[i].Count = max(n.at[i].Count, e.Count)
 		return nil
 	}
-	n.vals[i] = kid.longest()
-	return t.insertEntry(n, i+1, split.keys[0], split.longest(), split)
+	n.at[i].Count = kid.longest()
+	return t.insertEntry(n, i+1, split.summary(), split)
 }
 
 // insertEntry puts an entry at index i of n, or, if n is full, of one of its halves, and returns the right half.
-func (t *ExtentTree) insertEntry(n *node, i int, key, val uint64, kid *node) (right *node) {
+func (t *ExtentTree) insertEntry(n *node, i int, e Extent, kid *node) (right *node) {
 	if int(n.n) < t.width {
-		n.insertAt(i, key, val, kid)
+		n.insertAt(i, e, kid)
 		return nil
 	}
 	half := int(n.n) / 2
@@ -169,9 +169,9 @@ func (t *ExtentTree) insertEntry(n *node, i int, key, val uint64, kid *node) (ri
 	right.appendFrom(n, half, int(n.n)-half)
 	n.removeAt(half, int(n.n)-half)
 	if i <= half {
-		n.insertAt(i, key, val, kid)
+		n.insertAt(i, e, kid)
 	} else {
-		right.insertAt(i-half, key, val, kid)
+		right.insertAt(i-half, e, kid)
 	}
 	return right
 }
@@ -209,7 +209,7 @@ func (t *ExtentTree) refill(n *node, i int) {
 	if l+r <= t.width*3/4 {
 		left.appendFrom(right, 0, r)
 		n.removeAt(i+1, 1)
-		n.vals[i] = left.longest()
+		n.at[i].Count = left.longest()
 		return
 	}
 	if half := (l + r) / 2; l < half {
@@ -219,8 +219,7 @@ func (t *ExtentTree) refill(n *node, i int) {
 		right.prependFrom(left, half, l-half)
 		left.removeAt(half, l-half)
 	}
-	n.keys[i+1] = right.keys[0]
-	n.vals[i], n.vals[i+1] = left.longest(), right.longest()
+	n.at[i].Count, n.at[i+1] = left.longest(), right.summary()
 }
 
 // replace puts after in the place of before, which must be an extent of the tree. No other may begin between the starts
@@ -232,20 +231,20 @@ func (t *ExtentTree) replace(before, after Extent) {
 func (t *ExtentTree) replaceBelow(n *node, before, after Extent) {
 	i := n.search(before.Start)
 	if n.kids == nil {
-		n.keys[i], n.vals[i] = after.Start, after.Count
+		n.at[i] = after
 		return
 	}
-	n.keys[0] = min(n.keys[0], after.Start)
+	n.at[0].Start = min(n.at[0].Start, after.Start)
 	t.replaceBelow(t.own(&n.kids[i]), before, after)
 	n.lengthChanged(i, before.Count, after.Count)
 }
 
 // lengthChanged brings the value of child i up to date after a value below it was replaced.
 func (n *node) lengthChanged(i int, before, after uint64) {
-	if n.vals[i] == before && after < before {
-		n.vals[i] = n.kids[i].longest()
+	if n.at[i].Count == before && after < before {
+		n.at[i].Count = n.kids[i].longest()
 	} else {
-		n.vals[i] = max(n.vals[i], after)
+		n.at[i].Count = max(n.at[i].Count, after)
 	}
 }
 
@@ -288,14 +287,14 @@ func (p *position) valid() bool {
 // extent returns the extent at p, which must be valid.
 func (p *position) extent() Extent {
 	s := p.leaf()
-	return Extent{s.n.keys[s.i], s.n.vals[s.i]}
+	return s.n.at[s.i]
 }
 
 // leads reports whether a search for block, which must not lie before p, leads to the leaf of p.
 func (p *position) leads(block uint64) bool {
 	for level := p.depth - 1; level >= 0; level-- {
 		if s := p.way[level]; s.i+1 < int(s.n.n) {
-			return block < s.n.keys[s.i+1]
+			return block < s.n.at[s.i+1].Start
 		}
 	}
 	return true

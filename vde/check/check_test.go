@@ -20,7 +20,7 @@ func TestCleanStore(t *testing.T) {
 	if !r.Clean || r.LogEntries != 0 || r.Applied == 0 {
 		t.Errorf("clean %v, applied %d, %d log entries beyond", r.Clean, r.Applied, r.LogEntries)
 	}
-	want := check.Report{Inodes: 30, Files: 25, Dirs: 3, Symlinks: 1, Special: 1, Names: 30, Xattrs: 2, UsedBlocks: 20, SharedBlocks: 4, CheckedBlocks: 13}
+	want := check.Report{Inodes: 30, Files: 25, Dirs: 3, Symlinks: 1, Special: 1, Names: 30, Xattrs: 3, UsedBlocks: 20, SharedBlocks: 4, CheckedBlocks: 13}
 	got := check.Report{Inodes: r.Inodes, Files: r.Files, Dirs: r.Dirs, Symlinks: r.Symlinks, Special: r.Special, Names: r.Names, Xattrs: r.Xattrs,
 		UsedBlocks: r.UsedBlocks, SharedBlocks: r.SharedBlocks, CheckedBlocks: r.CheckedBlocks}
 	if got.Inodes != want.Inodes || got.Files != want.Files || got.Dirs != want.Dirs || got.Names != want.Names || got.Xattrs != want.Xattrs ||

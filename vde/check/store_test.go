@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func replay(dir string, f vfs.FS) error {
 // sample is a store with one of everything, as the volume itself makes it, and the numbers of what is in it.
 type sample struct {
 	*vfs.MemFS
-	file, copied, prealloc, sparse, link, fifo, sub, deep, inner, last meta.Ino
+	file, copied, prealloc, sparse, symlink, fifo, sub, deep, inner, last meta.Ino
 }
 
 func pattern(seed byte, n int) []byte {
@@ -109,7 +110,7 @@ func (s *sample) fill(t testing.TB, v *replica.Volume) {
 	s.sparse = node(meta.RootIno, "sparse", reg, "")
 	write(s.sparse, 100*4096, pattern(3, 2*4096))
 	write(s.sparse, 200*4096, pattern(4, 3*4096))
-	s.link = node(meta.RootIno, "link", unix.S_IFLNK|0o777, "file")
+	s.symlink = node(meta.RootIno, "link", unix.S_IFLNK|0o777, "file")
 	s.fifo = node(meta.RootIno, "fifo", unix.S_IFIFO|0o600, "")
 	s.sub = node(meta.RootIno, "sub", dir, "")
 	acl := []byte{2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255}
@@ -129,7 +130,7 @@ func (s *sample) fill(t testing.TB, v *replica.Volume) {
 // clone copies the store, so that each case damages its own.
 func (s *sample) clone() *sample {
 	c := *s
-	c.MemFS = s.MemFS.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100})
+	c.MemFS = s.MemFS.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 2))})
 	return &c
 }
 

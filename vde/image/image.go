@@ -314,3 +314,29 @@ func (im *Image) Punch(start, count uint64) error {
 
 // Close closes the file without syncing it.
 func (im *Image) Close() error { return im.file.Close() }
+
+// ReadRaw reads whole blocks without verifying them.
+func (im *Image) ReadRaw(start uint64, dst []byte) error {
+	if err := im.check(start, uint64(len(dst)/BlockSize)); err != nil {
+		return err
+	}
+	if err := readFull(im.file, dst, int64(start*BlockSize)); err != nil {
+		return fmt.Errorf("read of image block %d: %w", start, err)
+	}
+	return nil
+}
+
+// WriteSums writes the checksums of len(sums)/4 blocks whose data is in its place already.
+func (im *Image) WriteSums(start uint64, sums []byte) error {
+	if err := im.Err(); err != nil {
+		return err
+	}
+	if err := im.check(start, uint64(len(sums)/4)); err != nil {
+		return err
+	}
+	if _, err := im.file.WriteAt(sums, int64(im.sums+start*4)); err != nil {
+		return im.fail(fmt.Errorf("write of the checksum of image block %d: %w", start, err))
+	}
+	im.written.Add(1)
+	return nil
+}
