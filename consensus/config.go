@@ -62,6 +62,10 @@ type Config struct {
 	// one that synced: it may be inside Manager.SyncAll and then holds whatever the
 	// caller of SyncAll holds. It must be quick and must not call back.
 	OnDurable func(group GroupID, index uint64)
+
+	// manual: no goroutine of the manager or its groups runs; see driver.
+	manual bool
+	fault  plantedFaults
 }
 
 // withDefaults returns c with its defaults filled in, or what is wrong with it.

@@ -115,7 +115,7 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 	}
 	rep := g.rep.Load()
 	if rep == nil {
-		result, err, alone := g.proposeSolo(cmd, local)
+		result, alone, err := g.proposeSolo(cmd, local)
 		if alone {
 			return result, err
 		}
@@ -127,21 +127,21 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 // proposeSolo is the whole way of a proposal where this node alone is the group:
 // what is in the log is committed. alone is false, and nothing was done, where it
 // is not.
-func (g *Group) proposeSolo(cmd []byte, local any) (result any, err error, alone bool) {
-	if result, err, alone = g.stepSolo(cmd, local); alone && err == nil && g.m.cfg.Sync == SyncAlways {
+func (g *Group) proposeSolo(cmd []byte, local any) (result any, alone bool, err error) {
+	if result, alone, err = g.stepSolo(cmd, local); alone && err == nil && g.m.cfg.Sync == SyncAlways {
 		err = g.syncLog()
 	}
-	return result, err, alone
+	return result, alone, err
 }
 
-func (g *Group) stepSolo(cmd []byte, local any) (result any, err error, alone bool) {
+func (g *Group) stepSolo(cmd []byte, local any) (result any, alone bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.rep.Load() != nil {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	result, err = g.appendAndApplyLocked(cmd, local)
-	return result, err, true
+	return result, true, err
 }
 
 func (g *Group) appendAndApplyLocked(cmd []byte, local any) (any, error) {
@@ -360,6 +360,10 @@ func (g *Group) start(hard logstore.HardState) error {
 		g.hard = hard
 		g.last.Store(last)
 		g.applied.Store(applied)
+		// Which of them are committed, only the others can say.
+		if err := g.prepare(applied+1, last); err != nil {
+			return err
+		}
 		return g.startReplica(hard)
 	}
 	// A term of its own for each run: should the last one have lost entries that
@@ -380,23 +384,30 @@ const (
 	replayProgress = 5 * time.Second
 )
 
+// prepare shows the commands of the entries lo..hi to a state machine that wants
+// to see them before they are replayed.
+func (g *Group) prepare(lo, hi uint64) error {
+	p, ok := g.sm.(ReplayPreparer)
+	if !ok {
+		return nil
+	}
+	return g.scan(lo, hi, "preparing", func(e logstore.Entry) error {
+		if cmd, ok := command(&e); ok {
+			return p.PrepareReplay(e.Index, cmd)
+		}
+		return nil
+	})
+}
+
 // replay applies the entries lo..hi, all of which are durable.
 func (g *Group) replay(lo, hi uint64) error {
-	if p, ok := g.sm.(ReplayPreparer); ok {
-		err := g.scan(lo, hi, "preparing", func(e logstore.Entry) error {
-			if e.Type != logstore.EntryCommand {
-				return nil
-			}
-			return p.PrepareReplay(e.Index, e.Data)
-		})
-		if err != nil {
-			return err
-		}
+	if err := g.prepare(lo, hi); err != nil {
+		return err
 	}
 	begin := time.Now()
 	err := g.scan(lo, hi, "replaying", func(e logstore.Entry) error {
-		if e.Type == logstore.EntryCommand {
-			if _, err := g.sm.Apply(e.Index, e.Term, e.Data, nil); err != nil {
+		if cmd, ok := command(&e); ok {
+			if _, err := g.sm.Apply(e.Index, e.Term, cmd, nil); err != nil {
 				return err
 			}
 		}

@@ -26,7 +26,11 @@ import (
 //
 // Group.work waits for them. Time comes from Manager.tickLoop, messages from the
 // transport.
+//
+// With Config.manual none of them runs: the simulator calls appendOnce, applyOnce
+// and sendSnapshot when it sees fit.
 type driver struct {
+	snapOut             []*pb.Message     // with Config.manual: snapshots to send
 	appending, applying bool              // guarded by Group.mu
 	work                sync.WaitGroup    // Add with Group.mu held and closed false
 	applyMu             sync.Mutex        // held over Apply, Snapshot and Restore; before Group.mu
@@ -43,7 +47,7 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		saveState:     func(s logstore.HardState) error { return logstore.WriteState(g.m.cfg.FS, g.dir, s) },
 		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
 		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
-		leaseReads: g.m.cfg.LeaseReads, canSnapshot: canSnapshot,
+		leaseReads: g.m.cfg.LeaseReads, canSnapshot: canSnapshot, fault: g.m.cfg.fault,
 	})
 	if err != nil {
 		return err
@@ -84,13 +88,23 @@ func (g *Group) stopReplicaLocked(rep *replica, cause error) error {
 func (g *Group) pumpLocked(rep *replica) {
 	out := rep.out
 	rep.out = nil
+	manual := g.m.cfg.manual
 	for _, m := range out {
-		if m.GetType() == pb.MsgSnap {
+		switch {
+		case m.GetType() != pb.MsgSnap:
+			g.m.cfg.Transport.Send(string(g.name), m)
+		case manual:
+			g.drive.snapOut = append(g.drive.snapOut, m)
+		default:
 			g.drive.work.Add(1)
-			go g.sendSnapshot(rep, m)
-			continue
+			go func() {
+				defer g.drive.work.Done()
+				g.sendSnapshot(rep, m)
+			}()
 		}
-		g.m.cfg.Transport.Send(string(g.name), m)
+	}
+	if manual {
+		return
 	}
 	if !g.drive.appending && len(rep.appendQ) > 0 {
 		g.drive.appending = true
@@ -106,59 +120,69 @@ func (g *Group) pumpLocked(rep *replica) {
 
 func (g *Group) appendLoop(rep *replica) {
 	defer g.drive.work.Done()
-	for {
-		g.mu.Lock()
-		w := rep.takeAppend()
-		if w == nil || g.usableLocked() != nil {
-			g.drive.appending = false
-			g.mu.Unlock()
-			return
-		}
-		g.mu.Unlock()
-		g.m.syncSlots <- struct{}{}
-		err := w.run(func(s *pb.Snapshot) error { return g.install(s) })
-		<-g.m.syncSlots
-		g.mu.Lock()
-		if err == nil {
-			g.last.Store(g.log.LastIndex())
-			err = rep.appended(w)
-		}
-		if err != nil {
-			_ = g.stopReplicaLocked(rep, err)
-		}
-		g.pumpLocked(rep)
-		g.mu.Unlock()
+	for g.appendOnce(rep) {
 	}
 }
 
 func (g *Group) applyLoop(rep *replica) {
 	defer g.drive.work.Done()
-	for {
-		g.mu.Lock()
-		m := rep.takeApply()
-		if m == nil || g.usableLocked() != nil {
-			g.drive.applying = false
-			g.mu.Unlock()
-			return
-		}
-		tickets := rep.takeTickets(m.GetEntries())
+	for g.applyOnce(rep) {
+	}
+}
+
+// appendOnce does the work that is due on the log; false if there was none.
+func (g *Group) appendOnce(rep *replica) bool {
+	g.mu.Lock()
+	w := rep.takeAppend()
+	if w == nil || g.usableLocked() != nil {
+		g.drive.appending = false
 		g.mu.Unlock()
-		err := g.applyBatch(rep, m.GetEntries(), tickets)
-		g.mu.Lock()
-		if err == nil {
-			err = rep.appliedAll(m)
-		}
-		if err != nil {
-			err = g.stopReplicaLocked(rep, err)
-			for _, t := range tickets {
-				if t != nil {
-					t.finish(nil, err)
-				}
+		return false
+	}
+	g.mu.Unlock()
+	g.m.syncSlots <- struct{}{}
+	err := w.run(g.install)
+	<-g.m.syncSlots
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil {
+		g.last.Store(g.log.LastIndex())
+		err = rep.appended(w)
+	}
+	if err != nil {
+		_ = g.stopReplicaLocked(rep, err)
+	}
+	g.pumpLocked(rep)
+	return true
+}
+
+// applyOnce applies one batch of committed entries; false if there was none.
+func (g *Group) applyOnce(rep *replica) bool {
+	g.mu.Lock()
+	m := rep.takeApply()
+	if m == nil || g.usableLocked() != nil {
+		g.drive.applying = false
+		g.mu.Unlock()
+		return false
+	}
+	tickets := rep.takeTickets(m.GetEntries())
+	g.mu.Unlock()
+	err := g.applyBatch(rep, m.GetEntries(), tickets)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil {
+		err = rep.appliedAll(m)
+	}
+	if err != nil {
+		err = g.stopReplicaLocked(rep, err)
+		for _, t := range tickets {
+			if t != nil {
+				t.finish(nil, err)
 			}
 		}
-		g.pumpLocked(rep)
-		g.mu.Unlock()
 	}
+	g.pumpLocked(rep)
+	return true
 }
 
 // applyBatch applies committed entries.
@@ -183,6 +207,11 @@ func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) erro
 			result, err := g.sm.Apply(index, e.GetTerm(), d[tagSize:len(d):len(d)], local)
 			if err != nil {
 				return fmt.Errorf("applying entry %d: %w", index, err)
+			}
+			if rep.fault.applyTwice && index%7 == 0 {
+				if _, err := g.sm.Apply(index, e.GetTerm(), d[tagSize:len(d):len(d)], nil); err != nil {
+					return err
+				}
 			}
 			g.applied.Store(index)
 			if tickets[i] != nil {
@@ -387,7 +416,6 @@ func (g *Group) TransferLeader(ctx context.Context, node uint64) error {
 
 // sendSnapshot sends the state machine's state to the follower that m is for.
 func (g *Group) sendSnapshot(rep *replica, m *pb.Message) {
-	defer g.drive.work.Done()
 	err := g.trySendSnapshot(rep, m)
 	if err != nil {
 		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: sending a snapshot to node %d failed", g.name, m.GetTo())

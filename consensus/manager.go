@@ -65,11 +65,15 @@ func Open(cfg Config) (*Manager, error) {
 	if err := m.removeLeftovers(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	m.loops.Add(1)
-	go m.syncLoop()
-	if cfg.Transport != nil {
+	if !cfg.manual {
 		m.loops.Add(1)
-		go m.tickLoop()
+		go m.syncLoop()
+	}
+	if cfg.Transport != nil {
+		if !cfg.manual {
+			m.loops.Add(1)
+			go m.tickLoop()
+		}
 		if err := cfg.Transport.Start(receiver{m}); err != nil {
 			return nil, errors.Join(fmt.Errorf("consensus: %w", err), m.Close())
 		}
