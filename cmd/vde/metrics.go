@@ -19,6 +19,8 @@ var (
 	metricErrors   = metric("request_errors_total", "Requests answered with an error, names that do not exist included.")
 	metricRead     = metric("read_bytes_total", "Bytes read by requests, not by the kernel's cache.")
 	metricWritten  = metric("written_bytes_total", "Bytes written by requests.")
+	metricPNG      = metric("png_files_total", "PNG files that were made smaller.")
+	metricPNGSaved = metric("png_saved_bytes_total", "Bytes that they take less.")
 	metricKnown    = metric("known_inodes", "Inodes that the kernel may hold.")
 	metricOpen     = metric("open_files", "Files that are open.")
 	metricApplied  = metric("group_applied_index", "Index of the last applied log entry.", "group")
@@ -63,6 +65,10 @@ func (c statusCollector) Collect(out chan<- prometheus.Metric) {
 		counter(metricWritten, m.BytesWritten)
 		gauge(metricKnown, float64(m.KnownInodes))
 		gauge(metricOpen, float64(m.OpenFiles))
+	}
+	if p := s.PNG; p != nil {
+		counter(metricPNG, p.Done)
+		counter(metricPNGSaved, p.BytesBefore-p.BytesAfter)
 	}
 	for _, g := range s.Groups {
 		gauge(metricApplied, float64(g.Applied), g.Name)

@@ -123,8 +123,9 @@ func clearDeadMount(mountpoint string) error {
 	if err != nil || m == nil || m.Type != fsType {
 		return err
 	}
-	var st unix.Stat_t
-	if !errors.Is(unix.Stat(mountpoint, &st), unix.ENOTCONN) {
+	// Not stat(2), which the kernel may answer by itself for an hour.
+	var st unix.Statfs_t
+	if !errors.Is(unix.Statfs(mountpoint, &st), unix.ENOTCONN) {
 		return nil
 	}
 	if err := unmount(mountpoint, unmountLazy); err != nil {

@@ -37,7 +37,8 @@ type statusReport struct {
 	// Store, UUID, Size, Used and Groups are always there. Without a daemon only what the store's files tell is known: Used is what the
 	// image takes on the disk.
 	replica.Status
-	Mount *mountStats `json:"mount,omitempty"`
+	PNG   *replica.PNGStats `json:"png,omitempty"`
+	Mount *mountStats       `json:"mount,omitempty"`
 }
 
 // mountStats is what went through the mount since it was made.
@@ -69,6 +70,8 @@ func (d *daemon) status() statusReport {
 		return report
 	}
 	report.Status = d.volume.Status()
+	stats := d.volume.PNGStats()
+	report.PNG = &stats
 	report.Store = d.cfg.Store
 	return report
 }
@@ -220,6 +223,9 @@ func printStatus(w io.Writer, r statusReport) {
 		f.add("group "+g.Name, "%s", text)
 	}
 	f.add("checksums", "%d errors since it was mounted", r.ChecksumErrors)
+	if p := r.PNG; p != nil && p.Mode != "" {
+		f.add("png", "%s: %d files made smaller, %s became %s, %d queued", p.Mode, p.Done, bytesText(p.BytesBefore), bytesText(p.BytesAfter), p.Queued)
+	}
 	if m := r.Mount; m != nil {
 		var requests uint64
 		for _, n := range m.Requests {

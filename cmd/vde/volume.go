@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/sirupsen/logrus"
 
 	"vdefs/fs"
@@ -11,7 +13,14 @@ import (
 func openVolume(cfg mountConfig, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
 	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime]}
-	return replica.Open(cfg.Store, options)
+	volume, err := replica.Open(cfg.Store, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := volume.StartPNG(o.PNG); err != nil {
+		return nil, errors.Join(err, volume.Close())
+	}
+	return volume, nil
 }
 
 var atimeModes = map[string]replica.Atime{"relatime": replica.Relatime, "noatime": replica.Noatime, "strictatime": replica.Strictatime}
