@@ -52,6 +52,7 @@ func (p *pass) extentReader(geometry layout.Superblock) func(k meta.Key, v []byt
 		if x.Phys < geometry.DataStart || x.Phys+x.Count > geometry.DataEnd() {
 			p.add(KindExtent, "inode %d: file blocks %d+%d are mapped to image blocks %d+%d, data blocks are %d to %d",
 				k.Ino, x.FileBlock, x.Count, x.Phys, x.Count, geometry.DataStart, geometry.DataEnd()-1)
+			p.strayExtents = true
 			return
 		}
 		if p.used.add(x.Phys, x.Count) {
@@ -91,7 +92,7 @@ type shared struct{ start, end, count uint64 }
 func (p *pass) judgeBlocks(geometry layout.Superblock) error {
 	p.counts.UsedBlocks = p.used.len()
 	if p.strayExtents {
-		p.counts.Notes = append(p.counts.Notes, "some extents cannot be decoded, so reference counts and the bitmap were not judged")
+		p.counts.Notes = append(p.counts.Notes, "as some extents cannot be right, it is not known which blocks are in use: reference counts and the bitmap were not judged")
 		return nil
 	}
 	claims, err := p.claims()

@@ -170,25 +170,15 @@ func (r *run) run() (err error) {
 		return err
 	}
 	r.report.LogEntries, r.report.Applied = pending, applied
-	switch {
-	case pending == 0:
-	case r.o.Replay == nil:
-		r.restricted = true
-		r.note("the log holds %d entries beyond the metadata; the next mount applies them", pending)
-	case r.o.Repair:
-		if err := r.replayForGood(pending); err != nil {
+	if pending > 0 {
+		scratch, err := r.replay(pending)
+		if err != nil {
 			return err
 		}
-	default:
-		scratch := newScratchFS(fs)
-		defer func() { err = errors.Join(err, scratch.close()) }()
-		if err := r.o.Replay(r.dir, scratch); err != nil {
-			r.restricted = true
-			r.find(finding{Finding: Finding{Kind: KindReplay, What: replayFailed(pending, err)}})
-			break
+		if scratch != nil {
+			defer func() { err = errors.Join(err, scratch.close()) }()
+			fs = scratch
 		}
-		r.note("the log held %d entries beyond the metadata; judged as after their replay, which the next mount does", pending)
-		fs = scratch
 	}
 	if r.o.Repair {
 		return r.repair()
@@ -204,47 +194,59 @@ func (r *run) run() (err error) {
 	return nil
 }
 
-func replayFailed(pending uint64, err error) string {
-	return fmt.Sprintf("the %d entries that the log holds beyond the metadata cannot be applied: %v", pending, err)
-}
-
-// replayForGood applies the log to the store itself, once it is known that it can be applied. What keeps it from being
-// applied is repaired first, if that does not change what the entries do.
-func (r *run) replayForGood(pending uint64) error {
-	try := func() error {
-		scratch := newScratchFS(r.o.FS)
-		return errors.Join(r.o.Replay(r.dir, scratch), scratch.close())
+// replay has the log applied to the state, if that can be done: with Repair to the store itself, without to the scratch
+// that it returns. It returns nil if the store is to be judged as it is.
+func (r *run) replay(pending uint64) (*scratchFS, error) {
+	r.restricted = true
+	if r.o.Replay == nil {
+		r.note("the log holds %d entries beyond the metadata; the next mount applies them", pending)
+		return nil, nil
+	}
+	refuse := func(why any) {
+		r.find(finding{Finding: Finding{Kind: KindReplay, What: fmt.Sprintf("the log holds %d entries beyond the metadata, which cannot be applied: %v", pending, why)}})
 	}
 	p, err := r.pass(r.o.FS, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if i := slices.IndexFunc(p.findings, func(f finding) bool { return f.Kind == KindSequence }); i >= 0 {
-		// The entries would give out numbers that are in use.
-		r.restricted = true
-		r.find(finding{Finding: Finding{Kind: KindReplay, What: fmt.Sprintf(
-			"the %d entries that the log holds beyond the metadata must not be applied, as %s", pending, p.findings[i].What)}})
-		return nil
+	for _, f := range p.findings {
+		// Entries would give out numbers that are in use, or meet what cannot be read.
+		if f.Kind == KindSequence || f.Kind == KindMetadata {
+			refuse(f.What)
+			return nil, nil
+		}
 	}
-	if err := try(); err != nil {
-		r.restricted = true
+	scratch := newScratchFS(r.o.FS)
+	err = r.o.Replay(r.dir, scratch)
+	if err != nil && r.o.Repair {
+		// What keeps the log from being applied may be among what can be repaired before.
 		if err := r.repair(); err != nil {
-			return err
+			return nil, errors.Join(err, scratch.close())
 		}
-		if err := try(); err != nil {
-			r.find(finding{Finding: Finding{Kind: KindReplay, What: replayFailed(pending, err)}})
-			return nil
+		if err := scratch.close(); err != nil {
+			return nil, err
 		}
+		scratch = newScratchFS(r.o.FS)
+		err = r.o.Replay(r.dir, scratch)
 	}
-	if err := r.unlock(); err != nil {
-		return err
-	}
-	if err := r.o.Replay(r.dir, r.o.FS); err != nil {
-		return fmt.Errorf("apply the log of store %s: %w", r.dir, err)
+	if err != nil {
+		refuse(err)
+		return nil, scratch.close()
 	}
 	r.restricted = false
+	if !r.o.Repair {
+		r.note("the log holds %d entries beyond the metadata; judged as after the next mount, which applies them", pending)
+		return scratch, nil
+	}
+	// It works.
+	if err := errors.Join(scratch.close(), r.unlock()); err != nil {
+		return nil, err
+	}
+	if err := r.o.Replay(r.dir, r.o.FS); err != nil {
+		return nil, fmt.Errorf("apply the log of store %s: %w", r.dir, err)
+	}
 	r.note("the %d entries that the log held beyond the metadata were applied", pending)
-	return r.lock()
+	return nil, r.lock()
 }
 
 // repair looks and repairs until nothing is left that it can repair.

@@ -133,7 +133,13 @@ func (p *pass) nameOf(e named, in int) {
 	sub := &p.dirs[target.dir]
 	if sub.namedIn != -1 {
 		p.nameTwice[target.ino] = true
-		return
+		if e.dir != sub.parent || in < 0 || sub.namedIn >= 0 && p.inodes[sub.namedIn].ino == sub.parent {
+			return
+		}
+		// Of several the one that the directory itself tells of counts.
+		if sub.namedIn >= 0 && p.inodes[sub.namedIn].dir >= 0 {
+			p.dirs[p.inodes[sub.namedIn].dir].subdirs--
+		}
 	}
 	sub.namedIn = int32(in)
 	if in < 0 {

@@ -39,7 +39,7 @@ type pass struct {
 	refs                 []meta.Ref
 	shared               []shared
 	overlaps             int
-	strayExtents         bool // some extents cannot be read, so it is not known which blocks are in use
+	strayExtents         bool // some extents cannot be right, so it is not known which blocks are in use
 
 	// Found while entries are read, judged when all is known.
 	dangling  []named
@@ -121,7 +121,11 @@ func (l pebbleLogger) Errorf(format string, args ...any) { l.log.Debugf("metadat
 func (l pebbleLogger) Fatalf(format string, args ...any) { l.log.Fatalf("metadata: "+format, args...) }
 
 func openRead(fs vfs.FS, path string, log logrus.FieldLogger) (*pebble.DB, error) {
-	return pebble.Open(path, &pebble.Options{FS: fs, ReadOnly: true, ErrorIfNotExists: true, CacheSize: 32 << 20, Logger: pebbleLogger{log}})
+	return pebble.Open(path, &pebble.Options{
+		FS: fs, ReadOnly: true, ErrorIfNotExists: true, CacheSize: 32 << 20, Logger: pebbleLogger{log},
+		// Damage is what is looked for: it comes back as an error, too. Without this, Pebble ends the process.
+		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
+	})
 }
 
 // pass looks at the store in fs, without a change of it. An error means that a file could not be read.
