@@ -97,6 +97,21 @@ func (t *nodeTable) hold(id uint64, unlinked bool) bool {
 	return !kept
 }
 
+// named takes note that an inode without a name (O_TMPFILE) has got one. It tells whether a Reference that was held is to
+// be given back.
+func (t *nodeTable) named(id uint64) (unreference bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok || !n.held || n.unlinked {
+		return false
+	}
+	n.held = false
+	s.m[id] = n
+	return true
+}
+
 // open counts a handle; the caller has referenced the inode.
 func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
 	s := t.shard(id)

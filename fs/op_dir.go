@@ -61,6 +61,9 @@ func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 	if err != nil {
 		return f.status(opLink, ino, err)
 	}
+	if f.nodes.named(in.Oldnodeid) {
+		f.volume.Unreference(ino)
+	}
 	f.fillEntry(&inode, out)
 	return fuse.OK
 }

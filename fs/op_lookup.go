@@ -19,6 +19,9 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 		if err != nil {
 			return f.status(opLookup, parent, err)
 		}
+		if inode.Nlink == 0 {
+			return fuse.Status(syscall.ESTALE) // a handle does not bring back what was removed
+		}
 		f.fillEntry(&inode, out)
 		return fuse.OK
 	}
@@ -30,7 +33,7 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 		}
 		return f.status(opLookup, parent, err)
 	}
-	if f.closing != nil && f.stale(f.node(inode.Ino)) { // waits for a change that close(2) has begun
+	if f.stale(f.node(inode.Ino)) { // a change was waited for
 		inode, err = f.volume.Lookup(f.ctx, parent, name)
 		if err != nil {
 			return f.status(opLookup, parent, err)

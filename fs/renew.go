@@ -37,10 +37,12 @@ type SelfChanger interface {
 	Closing(ino meta.Ino)
 }
 
-// Announcer is told of contents that a SelfChanger replaces. BeginChange and EndChange come in pairs per inode.
+// Announcer is told of contents that a SelfChanger replaces.
 type Announcer interface {
-	// BeginChange says that a file is about to be changed: the kernel keeps no answer about it. For as long as wait
-	// requests that come by path wait for EndChange.
+	// BeginChange says that a file is about to be changed, or may be: until EndChange the kernel keeps no answer that
+	// names it. With wait above 0 requests that come by path wait for EndChange from now on, but no longer than that. It is
+	// called with such a wait at the latest when nobody can open the file any more and the change has not been made, so
+	// that everybody sees all of it or nothing. It may be called again; one EndChange ends it.
 	BeginChange(ino meta.Ino, wait time.Duration)
 	// Changed says that contents from this version of the inode on are not those that the kernel knows. It is called
 	// after the change has been applied and before anybody can open the file again.
@@ -124,19 +126,21 @@ func (r *renewals) stale(node uint64, cancel <-chan struct{}) bool {
 	if r.size.Load() == 0 && node>>48 != renewedSlot {
 		return false
 	}
-	stale, settled, wait := r.look(node)
-	if settled == nil || wait <= 0 {
-		return stale
+	for {
+		stale, settled, wait := r.look(node)
+		if settled == nil || wait <= 0 {
+			return stale
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-settled:
+		case <-timer.C: // or there is more time by now
+		case <-cancel:
+			timer.Stop()
+			return stale
+		}
+		timer.Stop()
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-settled:
-	case <-timer.C:
-	case <-cancel:
-	}
-	stale, _, _ = r.look(node)
-	return stale
 }
 
 func (r *renewals) look(node uint64) (stale bool, settled chan struct{}, wait time.Duration) {

@@ -200,10 +200,12 @@ func smaller(t testing.TB, path string, before *syscall.Stat_t, m image.Image) {
 }
 
 func TestMadeSmaller(t *testing.T) {
+	t.Parallel()
 	m := picture(300, 200, 1)
 	data := fat(t, m)
 	for name, options := range caching {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir, v := mounted(t, "async", options)
 			path := filepath.Join(dir, "picture.PNG")
 			write(t, path, data)
@@ -247,8 +249,46 @@ func TestMadeSmaller(t *testing.T) {
 	}
 }
 
+// Nobody sees a part of a change: who has seen that a file is done sees its new size and contents.
+func TestAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, options := range caching {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := picture(100, 80, 4)
+			data := fat(t, m)
+			dir, _ := mounted(t, "async", options)
+			var lookers sync.WaitGroup
+			for i := range 12 {
+				path := filepath.Join(dir, fmt.Sprintf("%d.png", i))
+				write(t, path, data)
+				lookers.Go(func() {
+					for n := 0; n < 20000; n++ {
+						r, ok := record(path)
+						if !ok {
+							stat(t, path) // so that the kernel holds it
+							time.Sleep(time.Duration(n%3) * time.Millisecond)
+							continue
+						}
+						if st := stat(t, path); st.Size != r.Size {
+							t.Errorf("%d bytes although it is done, want %d", st.Size, r.Size)
+						}
+						if got := read(t, path); int64(len(got)) != r.Size {
+							t.Errorf("read %d bytes although it is done, want %d", len(got), r.Size)
+						}
+						return
+					}
+					t.Errorf("%s is not done", path)
+				})
+			}
+			lookers.Wait()
+		})
+	}
+}
+
 // All names of a file show the change, also those that nobody told the kernel to forget.
 func TestAllNames(t *testing.T) {
+	t.Parallel()
 	m := picture(200, 200, 2)
 	data := fat(t, m)
 	dir, _ := mounted(t, "async", fs.MountOptions{})
@@ -294,6 +334,7 @@ func TestAllNames(t *testing.T) {
 
 // A reader who has the file open goes on reading what it opened; the swap comes when it has closed it.
 func TestOpenReader(t *testing.T) {
+	t.Parallel()
 	m := picture(200, 200, 3)
 	data := fat(t, m)
 	dir, v := mounted(t, "async", fs.MountOptions{})
@@ -318,8 +359,10 @@ func TestOpenReader(t *testing.T) {
 
 // Whoever looks at files while they are swapped sees one whole picture or the other, with its size.
 func TestReadersDuringSwaps(t *testing.T) {
+	t.Parallel()
 	for name, options := range caching {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir, v := mounted(t, "async", options)
 			const files = 4
 			pictures := make([]image.Image, files)
@@ -388,7 +431,7 @@ func TestReadersDuringSwaps(t *testing.T) {
 				})
 			}
 			before := v.PNGStats().Done
-			for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(1500 * time.Millisecond); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 				for i := range files {
 					temporary := path(i) + ".tmp"
 					write(t, temporary, datas[i])
@@ -417,10 +460,11 @@ func TestReadersDuringSwaps(t *testing.T) {
 
 // A file that is written again and again ends as the last writer left it.
 func TestChangedMeanwhile(t *testing.T) {
+	t.Parallel()
 	dir, v := mounted(t, "async", fs.MountOptions{})
 	path := filepath.Join(dir, "a.png")
 	var last image.Image
-	for i := range 40 {
+	for i := range 16 {
 		last = picture(100, 80, i)
 		data := fat(t, last)
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
@@ -457,6 +501,7 @@ func TestChangedMeanwhile(t *testing.T) {
 
 // Copies of a file that is done are not changed and cost no encoding; what is no PNG stays and gets no attribute.
 func TestLeftAlone(t *testing.T) {
+	t.Parallel()
 	m := picture(200, 100, 5)
 	data := fat(t, m)
 	dir, v := mounted(t, "async", fs.MountOptions{})
@@ -502,6 +547,7 @@ func TestLeftAlone(t *testing.T) {
 }
 
 func TestRename(t *testing.T) {
+	t.Parallel()
 	m := picture(200, 100, 6)
 	dir, v := mounted(t, "async", fs.MountOptions{})
 	write(t, filepath.Join(dir, "x.tmp"), fat(t, m))
@@ -534,6 +580,7 @@ func TestRename(t *testing.T) {
 
 // The nearest directory that says something decides; a work tree says no.
 func TestModesOfDirectories(t *testing.T) {
+	t.Parallel()
 	m := picture(100, 100, 7)
 	data := fat(t, m)
 	dir, v := mounted(t, "off", fs.MountOptions{})
@@ -569,8 +616,10 @@ func TestModesOfDirectories(t *testing.T) {
 
 // In mode sync the file is small when close has returned.
 func TestSync(t *testing.T) {
+	t.Parallel()
 	for name, options := range caching {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := picture(200, 150, 8)
 			data := fat(t, m)
 			dir, _ := mounted(t, "sync", options)
@@ -629,6 +678,7 @@ func TestSync(t *testing.T) {
 
 // In mode sync a close that is not the last swaps nothing: what comes through the duplicate is not lost.
 func TestSyncDuplicate(t *testing.T) {
+	t.Parallel()
 	dir, _ := mounted(t, "sync", fs.MountOptions{})
 	m := picture(200, 150, 9)
 	data := fat(t, m)
@@ -679,6 +729,7 @@ func TestSyncDuplicate(t *testing.T) {
 
 // What was swapped survives a mount, and nothing is left of the node ids of before.
 func TestRemount(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
 	}

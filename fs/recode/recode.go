@@ -28,10 +28,10 @@ type Store interface {
 	RemoveXattr(ctx context.Context, ino meta.Ino, name string) error
 	// Entry returns the inode that a name in a directory names, 0 without an error if there is none.
 	Entry(ctx context.Context, dir meta.Ino, name string) (meta.Ino, error)
-	// Swap gives a file that nobody has open other contents and attributes, and keeps everybody from opening it until it
-	// has called applied with the inode as it is then. It fails with ErrBusy if the file is open, and with ErrChanged if
-	// it does not have the version of c any more.
-	Swap(ctx context.Context, c *command.Replace, applied func(meta.Inode)) error
+	// Swap gives a file that nobody has open other contents and attributes. While nobody can open it, it calls begin, makes
+	// the change, and calls applied with the inode as it is then. It fails with ErrBusy if the file is open, and with
+	// ErrChanged if it does not have the version of c any more.
+	Swap(ctx context.Context, c *command.Replace, begin func(), applied func(meta.Inode)) error
 }
 
 // Why Store.Swap does nothing.
@@ -58,7 +58,8 @@ const (
 	maxFile = 48 << 20
 
 	closingSlots  = 2                      // closes served at a time
-	closingWait   = 500 * time.Millisecond // that a request by path waits for the swap behind a close
+	closingWait   = 500 * time.Millisecond // that a request by path waits for the swap behind a close to begin
+	swapWait      = 10 * time.Second       // and for one under way
 	maxPrepared   = 64 << 20               // bytes made at closes and not yet swapped in
 	preparedStale = time.Minute            // after which a prepared swap whose close never came is dropped
 
@@ -356,20 +357,20 @@ func (r *Recoder) swap(mount fs.Announcer, p *prepared) {
 	put(r.waiting, p.ino, struct{}{}, maxDirty)
 	r.mu.Unlock()
 	c := &command.Replace{Ino: p.ino, Version: p.version, Data: p.made, Xattrs: []command.Xattr{{Name: Xattr, Value: p.record}}}
-	err := r.store.Swap(r.ctx, c, func(in meta.Inode) {
-		mount.Changed(p.ino, in.Version)
-		r.swapped(p, &in)
-	})
-	for try := 1; errors.Is(err, ErrBusy) && try < busyTries; try++ {
+	try := func() error {
+		return r.store.Swap(r.ctx, c, func() { mount.BeginChange(p.ino, swapWait) }, func(in meta.Inode) {
+			mount.Changed(p.ino, in.Version)
+			r.swapped(p, &in)
+		})
+	}
+	err := try()
+	for n := 1; errors.Is(err, ErrBusy) && n < busyTries; n++ {
 		select {
 		case <-r.ctx.Done():
 			return
 		case <-time.After(busyPause):
 		}
-		err = r.store.Swap(r.ctx, c, func(in meta.Inode) {
-			mount.Changed(p.ino, in.Version)
-			r.swapped(p, &in)
-		})
+		err = try()
 	}
 	switch {
 	case err == nil:

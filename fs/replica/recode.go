@@ -101,7 +101,7 @@ func (s recodeStore) Entry(_ context.Context, dir meta.Ino, name string) (meta.I
 }
 
 // Swap proposes the swap while the inode is held, so that nobody opens the file between the swap and its announcement.
-func (s recodeStore) Swap(ctx context.Context, c *command.Replace, applied func(meta.Inode)) error {
+func (s recodeStore) Swap(ctx context.Context, c *command.Replace, begin func(), applied func(meta.Inode)) error {
 	done, err := s.v.reserve(ctx, vde.BlocksFor(0, uint64(len(c.Data))))
 	if err != nil {
 		return fmt.Errorf("swap of inode %d: %w", c.Ino, err)
@@ -111,6 +111,7 @@ func (s recodeStore) Swap(ctx context.Context, c *command.Replace, applied func(
 		return recode.ErrBusy
 	}
 	defer s.v.opens.release(c.Ino)
+	begin()
 	res, err := s.v.change(ctx, c)
 	switch {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ESTALE):
