@@ -94,6 +94,9 @@ var (
 	ErrDropped = errors.New("consensus: the proposal was dropped")
 	// ErrUnknownOutcome is returned for a proposal that may or may not be applied.
 	ErrUnknownOutcome = errors.New("consensus: the outcome of the proposal is not known")
+	// ErrBadMembership refuses a change of membership that cannot be made: one that
+	// leaves no voter, or comes in the middle of another.
+	ErrBadMembership = errors.New("consensus: the membership cannot be changed so")
 	// ErrTooLarge refuses a command larger than MaxCommandSize.
 	ErrTooLarge = logstore.ErrTooLarge
 	// ErrNotAppended is wrapped when a proposal was refused without a trace, as

@@ -376,8 +376,20 @@ func (g *Group) start(hard logstore.HardState) error {
 	g.hard = hard
 	g.last.Store(last)
 	g.applied.Store(applied)
-	return g.replay(applied+1, last)
+	err := g.replay(applied+1, last)
+	if errors.Is(err, errConfInLog) {
+		// The group was about to take in others. Up to here this node decided alone.
+		if g.m.cfg.Transport == nil {
+			return fmt.Errorf("consensus: group %s is about to get other members, but Config.Transport is not set", g.name)
+		}
+		hard.Commit = g.applied.Load()
+		return g.startReplica(hard)
+	}
+	return err
 }
+
+// errConfInLog ends a replay before a change of membership that was not applied.
+var errConfInLog = errors.New("a change of membership")
 
 const (
 	replayChunk    = 4 << 20 // bytes of log read at once
@@ -406,6 +418,9 @@ func (g *Group) replay(lo, hi uint64) error {
 	}
 	begin := time.Now()
 	err := g.scan(lo, hi, "replaying", func(e logstore.Entry) error {
+		if e.Type.IsConfChange() && e.Index > g.hard.ConfIndex {
+			return errConfInLog
+		}
 		if cmd, ok := command(&e); ok {
 			if _, err := g.sm.Apply(e.Index, e.Term, cmd, nil); err != nil {
 				return err

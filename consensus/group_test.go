@@ -96,17 +96,18 @@ func TestProposeAppliesInOrderAndReturnsTheResult(t *testing.T) {
 			t.Fatalf("Propose = %v, %v, want %s", got, err, want)
 		}
 	}
-	if g.LastIndex() != 10 || g.AppliedIndex() != 10 || g.DurableIndex() > 10 {
+	// Entry 1 is the group's first voter.
+	if g.LastIndex() != 11 || g.AppliedIndex() != 11 || g.DurableIndex() > 11 {
 		t.Fatalf("last %d applied %d durable %d", g.LastIndex(), g.AppliedIndex(), g.DurableIndex())
 	}
-	if err := g.Sync(bg); err != nil || g.DurableIndex() != 10 {
+	if err := g.Sync(bg); err != nil || g.DurableIndex() != 11 {
 		t.Fatalf("after Sync durable is %d, %v", g.DurableIndex(), err)
 	}
 	if err := g.ReadBarrier(bg); err != nil {
 		t.Fatal(err)
 	}
 	st := g.Status()
-	if st.Leader != 1 || st.State != "leader" || st.Commit != 10 || len(st.Voters) != 1 || st.Voters[0] != 1 {
+	if st.Leader != 1 || st.State != "leader" || st.Commit != 11 || len(st.Voters) != 1 || st.Voters[0] != 1 {
 		t.Fatalf("status %+v", st)
 	}
 	ctx, cancel := context.WithCancel(bg)
@@ -138,7 +139,7 @@ func TestReopenReplaysWhatTheStateDoesNotHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.cmds) != 8 || r.cmds[13] != "c13" || r.cmds[20] != "c20" || r.locals != 0 {
+	if len(r.cmds) != 9 || r.cmds[13] != "c12" || r.cmds[21] != "c20" || r.locals != 0 {
 		t.Fatalf("replayed %v", r.cmds)
 	}
 	if g.Status().Term <= term {
@@ -176,7 +177,7 @@ func TestLogAndStateMustFit(t *testing.T) {
 	for _, tc := range []struct {
 		applied uint64
 		err     error
-	}{{first - 2, ErrLogGap}, {0, ErrLogGap}, {201, ErrLogGap}, {first - 1, nil}, {200, nil}} {
+	}{{first - 2, ErrLogGap}, {0, ErrLogGap}, {202, ErrLogGap}, {first - 1, nil}, {200, nil}} {
 		m := mustManager(t, cfg)
 		if _, err := m.OpenGroup("default", newRecorder(tc.applied)); !errors.Is(err, tc.err) {
 			t.Fatalf("open with a state at %d: %v, want %v", tc.applied, err, tc.err)
@@ -330,7 +331,7 @@ func TestFullDiskRefusesTheProposalAndGoesOn(t *testing.T) {
 			}
 			f.prealloc.Store(nil)
 			f.write.Store(nil)
-			if refused == 0 || int(g.LastIndex()) != accepted || g.AppliedIndex() != g.LastIndex() {
+			if refused == 0 || int(g.LastIndex()) != accepted+1 || g.AppliedIndex() != g.LastIndex() {
 				t.Fatalf("%d refused, %d accepted, last %d", refused, accepted, g.LastIndex())
 			}
 			if err := g.Sync(bg); err != nil {
@@ -400,7 +401,7 @@ func TestManyCallersShareSyncsAndKeepTheirOrder(t *testing.T) {
 		}()
 	}
 	wg.Wait()
-	if g.LastIndex() != callers*each || durable.Load() != callers*each {
+	if g.LastIndex() != callers*each+1 || durable.Load() != callers*each+1 {
 		t.Fatalf("last %d, durable %d", g.LastIndex(), durable.Load())
 	}
 	if n := syncs.Load(); n > callers*each*3/4 {
@@ -414,7 +415,7 @@ func TestBackgroundSync(t *testing.T) {
 	if _, err := g.Propose(bg, []byte("x"), nil); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); g.DurableIndex() != 1; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); g.DurableIndex() != 2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not synced in the background")
 		}
@@ -425,7 +426,7 @@ func TestSyncAlways(t *testing.T) {
 	m := mustManager(t, Config{FS: vfs.NewMem(), Sync: SyncAlways})
 	g := mustCreate(t, m, "default", newRecorder(0))
 	for i := uint64(1); i < 10; i++ {
-		if _, err := g.Propose(bg, []byte("x"), nil); err != nil || g.DurableIndex() != i {
+		if _, err := g.Propose(bg, []byte("x"), nil); err != nil || g.DurableIndex() != i+1 {
 			t.Fatalf("durable %d, %v", g.DurableIndex(), err)
 		}
 	}

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/errors/oserror"
-	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"vdefs/consensus/logstore"
 )
@@ -194,10 +192,6 @@ func (m *Manager) createGroup(name GroupID, sm StateMachine, voters []uint64) (g
 		return nil, fmt.Errorf("%w: group %s is new, but its state has applied entry %d: if the log was lost, restore it or take a snapshot of another node",
 			ErrLogGap, name, at)
 	}
-	conf, err := proto.Marshal(&pb.ConfState{Voters: voters})
-	if err != nil {
-		return nil, fmt.Errorf("consensus: encoding the membership: %w", err)
-	}
 	dir := m.groupDir(name)
 	if err := m.cfg.FS.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("consensus: creating group %s: %w", name, err)
@@ -205,9 +199,8 @@ func (m *Manager) createGroup(name GroupID, sm StateMachine, voters []uint64) (g
 	if err := logstore.SyncDir(m.cfg.FS, m.cfg.Dir); err != nil {
 		return nil, fmt.Errorf("consensus: creating group %s: %w", name, err)
 	}
-	// With its hard state the group exists.
-	if err := logstore.WriteState(m.cfg.FS, dir, logstore.HardState{NodeID: m.cfg.NodeID, Conf: conf}); err != nil {
-		return nil, err
+	if err := m.bootstrap(dir, voters); err != nil {
+		return nil, fmt.Errorf("creating group %s: %w", name, err)
 	}
 	return m.load(name, sm)
 }

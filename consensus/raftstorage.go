@@ -32,6 +32,13 @@ func (s *raftStorage) setConf(conf *pb.ConfState, index uint64) {
 	s.conf, s.confIndex = conf, index
 }
 
+// inJoint reports whether the membership is between an old and a new one.
+func (s *raftStorage) inJoint() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conf.GetVotersOutgoing()) > 0
+}
+
 func (s *raftStorage) setApplied(index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

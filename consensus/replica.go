@@ -47,6 +47,7 @@ type replica struct {
 	hardMu sync.Mutex
 	hard   logstore.HardState
 
+	ticks   uint64
 	leader  uint64
 	state   raft.StateType
 	applied uint64 // handed to the state machine and done
@@ -215,19 +216,35 @@ func (r *replica) tick() error {
 		if r.reads.retryDue() {
 			r.issueRead()
 		}
+		if r.ticks++; r.ticks%leaveJointTicks == 0 && r.state == raft.StateLeader && r.store.inJoint() {
+			// The engine leaves a joint membership by itself, but tries again only when
+			// something is applied.
+			if err := r.rn.ProposeConfChange(&pb.ConfChangeV2{}); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
+				return err
+			}
+		}
 		return nil
 	})
 }
 
+// leaveJointTicks is how often a leader tries to get out of a joint membership.
+const leaveJointTicks = 20
+
 // step takes a message from another node.
 func (r *replica) step(m *pb.Message) error {
 	return r.do(func() error {
-		err := r.rn.Step(m)
-		if errors.Is(err, raft.ErrProposalDropped) || errors.Is(err, raft.ErrStepPeerNotFound) || errors.Is(err, raft.ErrStepLocalMsg) {
-			return nil // like a lost message
-		}
-		return err
+		return r.stepRaft(m)
 	})
+}
+
+// stepRaft gives the engine a message. One that it has no use for (from a node
+// that is no member any more, which can be this one) counts as lost.
+func (r *replica) stepRaft(m *pb.Message) error {
+	err := r.rn.Step(m)
+	if errors.Is(err, raft.ErrProposalDropped) || errors.Is(err, raft.ErrStepPeerNotFound) || errors.Is(err, raft.ErrStepLocalMsg) {
+		return nil
+	}
+	return err
 }
 
 // propose proposes cmd. The ticket is answered when it is applied here, or when
@@ -468,7 +485,7 @@ func (r *replica) deliver(msgs []*pb.Message) error {
 	for _, m := range msgs {
 		if m.GetTo() != r.id {
 			r.out = append(r.out, m)
-		} else if err := r.rn.Step(m); err != nil {
+		} else if err := r.stepRaft(m); err != nil {
 			return err
 		}
 	}
@@ -504,6 +521,7 @@ func (r *replica) takeTickets(es []*pb.Entry) []*ticket {
 // applyConf makes the engine use the membership that e brings. It returns what has
 // to be saved (saveConf) before the entry counts as applied, nil for nothing.
 func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
+	var refused error
 	err = r.do(func() error {
 		cc, err := decodeConfChange(e)
 		if err != nil {
@@ -517,6 +535,11 @@ func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
 		if e.GetIndex() <= r.store.confIndex {
 			return nil // the saved membership has it already
 		}
+		if err := checkConfChange(r.store.membership(), cc.AsV2()); err != nil {
+			// Refused on every node alike, as all have the same membership here.
+			refused = fmt.Errorf("group %s: %w", r.name, err)
+			return nil
+		}
 		state := r.rn.ApplyConfChange(cc)
 		r.store.setConf(state, e.GetIndex())
 		if conf, err = proto.Marshal(state); err != nil {
@@ -524,6 +547,9 @@ func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
 		}
 		return nil
 	})
+	if refused != nil && t != nil {
+		t.finish(nil, refused)
+	}
 	return conf, t, err
 }
 

@@ -41,6 +41,9 @@ func (t EntryType) valid() bool {
 	return t >= EntryCommand && t <= EntryConfChangeV2 || t == EntryTagged
 }
 
+// IsConfChange reports whether entries of the type change the membership.
+func (t EntryType) IsConfChange() bool { return t == EntryConfChange || t == EntryConfChangeV2 }
+
 // Entry is one entry of a log.
 type Entry struct {
 	Index uint64 // from 1, consecutive

@@ -33,9 +33,9 @@ var (
 // Transport carries messages to and from the other nodes. All methods may be
 // called from any goroutine.
 //
-// Messages may be lost, doubled, delayed and reordered: Raft copes. They are
-// never changed, and never delivered to another group or node than they were
-// sent to.
+// Messages may be lost, delayed and reordered: Raft copes. They are never doubled
+// (a proposal on its way to the leader would be made twice), never changed, and
+// never delivered to another group or node than they were sent to.
 type Transport interface {
 	// Start begins to deliver to h. It is called once.
 	Start(h Handler) error
