@@ -203,7 +203,7 @@ func heap() uint64 {
 // Free space takes at most 64 bytes per free extent, just loaded and after long use. VDE_ALLOC_EXTENTS sets how many
 // extents are tried.
 func TestMemoryPerExtent(t *testing.T) {
-	n := 200_000
+	n := 40_000
 	if s := os.Getenv("VDE_ALLOC_EXTENTS"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {

@@ -40,9 +40,9 @@ func TestFilesGrowInFewPieces(t *testing.T) {
 		most                int // extents per file
 	}{
 		{1, 20_000, 1, 1},
-		{2, 20_000, 1, 12},
-		{8, 20_000, 1, 12},
-		{64, 3_000, 1, 10},
+		{2, 20_000, 1, 10},
+		{8, 5_000, 1, 9},
+		{64, 1_000, 1, 8},
 		{8, 64 * 256, 256, 7}, // as the kernel sends them: 1 MiB at a time
 		{8, 1 << 18, 256, 14}, // 1 GiB each
 	}
