@@ -434,3 +434,46 @@ func readTree(t testing.TB, v *replica.Volume) map[string]string {
 	walk(meta.RootIno, "")
 	return out
 }
+
+// spoil removes or changes n keys at random, but for those that no store is without.
+func (s *sample) spoil(t testing.TB, rng *rand.Rand, n int) (done []string) {
+	t.Helper()
+	s.db(t, func(db *pebble.DB) {
+		var keys [][]byte
+		it, err := db.NewIter(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			if k := it.Key(); k[0] != 's' && k[0] != 'g' {
+				keys = append(keys, slices.Clone(k))
+			}
+		}
+		if err := it.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range n {
+			k := keys[rng.IntN(len(keys))]
+			other := keys[rng.IntN(len(keys))]
+			v := []byte(nil)
+			if val, c, err := db.Get(other); err == nil {
+				v = slices.Clone(val)
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			switch {
+			case rng.IntN(3) > 0:
+				done = append(done, fmt.Sprintf("delete %q", k))
+				err = db.Delete(k, pebble.NoSync)
+			case other[0] == k[0]:
+				done = append(done, fmt.Sprintf("set %q to that of %q", k, other))
+				err = db.Set(k, v, pebble.NoSync)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	return done
+}

@@ -1,0 +1,257 @@
+package check_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
+	"vdefs/fs"
+	"vdefs/fs/replica"
+	"vdefs/vde"
+	"vdefs/vde/check"
+	"vdefs/vde/layout"
+	"vdefs/vde/meta"
+)
+
+// crashed returns a store as a crash leaves it: the log holds everything, the metadata nothing of it. In-place
+// overwrites of mapped blocks are among the entries.
+func crashed(t testing.TB) *sample {
+	t.Helper()
+	ctx := context.Background()
+	s := makeSample(t)
+	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet(), SegmentSize: 128 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		in, err := v.Make(ctx, fs.NewNode{Parent: s.sub, Name: fmt.Sprintf("new%d", i), Mode: unix.S_IFREG | 0o600})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Write(ctx, in.Ino, 0, pattern(byte(i), 3*4096), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := v.Write(ctx, s.sparse, 100*4096, pattern(9, 2*4096), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c := s.clone()
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A store that was not closed is judged as after its next mount, and not touched.
+func TestCrashedStore(t *testing.T) {
+	s := crashed(t)
+	// A block that the log overwrites, torn.
+	phys := s.extents(t, s.sparse)[0].Phys
+	s.write(t, imagePath, int64(phys*4096+100), pattern(77, 50))
+	before := s.sum(t)
+
+	r := runCheck(t, s, check.Options{Data: true})
+	if len(r.Findings) > 0 || r.LogEntries != 11 || r.Clean || r.Inodes != 30 {
+		t.Errorf("without replay: %d log entries, clean %v, %d inodes%s", r.LogEntries, r.Clean, r.Inodes, describe(r))
+	}
+	if d := describe(r); !strings.Contains(d, "fail their checksum; the log may hold their contents") {
+		t.Errorf("the torn block is not mentioned:%s", d)
+	}
+	r = runCheck(t, s, check.Options{Data: true, Replay: replay})
+	if len(r.Findings) > 0 || r.LogEntries != 11 || r.Inodes != 35 {
+		t.Errorf("with replay: %d log entries, %d inodes%s", r.LogEntries, r.Inodes, describe(r))
+	}
+	if !maps.Equal(before, s.sum(t)) {
+		t.Error("checking changed the store")
+	}
+
+	r = runCheck(t, s, check.Options{Data: true, Repair: true, Replay: replay})
+	if len(r.Findings) > 0 || !r.Clean || r.Inodes != 35 {
+		t.Errorf("with repair: clean %v, %d inodes%s", r.Clean, r.Inodes, describe(r))
+	}
+	if r = runCheck(t, s, check.Options{Data: true}); len(r.Findings) > 0 || r.LogEntries != 0 {
+		t.Errorf("after repair: %d log entries%s", r.LogEntries, describe(r))
+	}
+}
+
+// Where the log cannot be replayed first, repairs that would disturb it are left alone.
+func TestRepairBeforeReplay(t *testing.T) {
+	s := crashed(t)
+	s.unlink(t, s.deep, "inner")                                      // needs an inode for /lost+found
+	s.inode(t, s.file, func(in *meta.Inode) { in.Nlink = 9 })         // needs nothing
+	r := runCheck(t, s, check.Options{Repair: true})                  // no replay
+	if r.Left() != 1 || !strings.Contains(describe(r), "unnamed: ") { // what is left
+		t.Errorf("without replay:%s", describe(r))
+	}
+	r = runCheck(t, s, check.Options{Repair: true, Replay: replay})
+	if r.Left() != 0 {
+		t.Errorf("with replay:%s", describe(r))
+	}
+	got := contents(t, s.MemFS)
+	if got["/lost+found/#"+itoa(s.inner)] == "" || got["/sub/new4"] == "" {
+		t.Errorf("lost: %v", got)
+	}
+}
+
+// Damage that keeps the store from being opened after a crash is repaired, and then the log is applied.
+func TestRepairWhatKeepsFromReplay(t *testing.T) {
+	s := crashed(t)
+	setExtent(t, s, s.inner, meta.Extent{Phys: s.extents(t, s.sparse)[1].Phys, Count: 1})
+	if err := replay(storeDir, s.clone().MemFS); !errors.Is(err, vde.ErrDamaged) {
+		t.Fatalf("the store can be opened: %v", err)
+	}
+	if r := runCheck(t, s, check.Options{Replay: replay}); !strings.Contains(describe(r), "replay: ") || !strings.Contains(describe(r), "overlap: ") {
+		t.Errorf("found:%s", describe(r))
+	}
+	r := runCheck(t, s, check.Options{Repair: true, Replay: replay})
+	if r.Left() != 0 {
+		t.Errorf("not repaired:%s", describe(r))
+	}
+	if got := contents(t, s.MemFS); got["/sub/new4"] == "" {
+		t.Error("the log was not applied")
+	}
+}
+
+// Entries are not applied to a store where they would take inode numbers that are in use.
+func TestNoReplayOverInodes(t *testing.T) {
+	s := crashed(t)
+	s.group(t, func(g *meta.Group) { g.NextSeq = 5 })
+	before := s.sum(t)
+	r := runCheck(t, s, check.Options{Repair: true, Replay: replay})
+	if r.Left() != 2 || !maps.Equal(before, s.sum(t)) {
+		t.Errorf("found:%s", describe(r))
+	}
+}
+
+func TestCannotCheck(t *testing.T) {
+	run := func(s *sample) error {
+		_, err := check.Run(storeDir, check.Options{FS: s.MemFS})
+		return err
+	}
+	whole := makeSample(t)
+	s := whole.clone()
+	if err := s.Remove(infoPath); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(s); !errors.Is(err, vde.ErrNotAStore) {
+		t.Errorf("no vde.json: %v", err)
+	}
+	s = whole.clone()
+	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(s); !errors.Is(err, vde.ErrStoreInUse) {
+		t.Errorf("mounted: %v", err)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var newer *layout.VersionError
+	s = whole.clone()
+	s.replace(t, infoPath, []byte(strings.Replace(string(s.read(t, infoPath)), `"format_version": 1`, `"format_version": 99`, 1)))
+	if err := run(s); !errors.As(err, &newer) || newer.Found != 99 {
+		t.Errorf("newer vde.json: %v", err)
+	}
+	s = whole.clone()
+	s.setSuper(t, func(sb *layout.Superblock) { sb.Version = 99 })
+	if err := run(s); !errors.As(err, &newer) || newer.Found != 99 {
+		t.Errorf("newer image: %v", err)
+	}
+	// After an error nothing is held.
+	if err := run(whole); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNeverMounted(t *testing.T) {
+	s := &sample{MemFS: vfs.NewCrashableMem()}
+	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: s.MemFS}); err != nil {
+		t.Fatal(err)
+	}
+	if r := runCheck(t, s, check.Options{Data: true, Replay: replay}); len(r.Findings)+len(r.Notes) > 0 {
+		t.Errorf("found:%s", describe(r))
+	}
+}
+
+// Whatever a crash leaves, at any moment and with any part of what was not synced, is no damage.
+func TestNothingFoundAfterCrashes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 11))
+	ctx := context.Background()
+	mem := vfs.NewCrashableMem()
+	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: mem}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := replica.Open(storeDir, replica.Options{FS: mem, Logger: quiet(), SegmentSize: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []meta.Ino
+	for i := range 120 {
+		switch n := len(files); {
+		case n < 4 || rng.IntN(8) == 0:
+			in, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: fmt.Sprint(i), Mode: unix.S_IFREG | 0o600})
+			if err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, in.Ino)
+		case rng.IntN(10) == 0:
+			if _, _, err := v.CopyRange(ctx, files[rng.IntN(n)], 0, files[rng.IntN(n)], 0, 3*4096); err != nil && !errors.Is(err, unix.EINVAL) {
+				t.Fatal(err)
+			}
+		case rng.IntN(6) == 0:
+			if err := v.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+		case rng.IntN(6) == 0:
+			if err := v.Sync(ctx); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			if _, err := v.Write(ctx, files[rng.IntN(n)], uint64(rng.IntN(20_000)), pattern(byte(i), rng.IntN(20_000)+1), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%4 != 0 {
+			continue
+		}
+		s := &sample{MemFS: mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})}
+		if r := runCheck(t, s, check.Options{Data: true, Replay: replay}); len(r.Findings) > 0 {
+			t.Fatalf("after a crash behind operation %d:%s", i, describe(r))
+		}
+		if r := runCheck(t, s, check.Options{Data: true}); len(r.Findings) > 0 {
+			t.Fatalf("after a crash behind operation %d, without replay:%s", i, describe(r))
+		}
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Repair of stores with several keys gone or changed at once ends, never makes it worse, and what it calls repaired is.
+func TestManyDamages(t *testing.T) {
+	whole := makeSample(t)
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		s := whole.clone()
+		done := s.spoil(t, rng, 1+rng.IntN(6))
+		r := runCheck(t, s, check.Options{Repair: true})
+		again := runCheck(t, s, check.Options{})
+		if r.Left() != again.Left() {
+			t.Errorf("seed %d, %v: %d left, then %d:%s\nthen%s", seed, done, r.Left(), again.Left(), describe(r), describe(again))
+		}
+		if again.Left() == 0 {
+			contents(t, s.MemFS)
+		}
+	}
+}
