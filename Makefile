@@ -16,7 +16,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop test check unit e2e bench fmt install uninstall clean help
+.PHONY: all build run stop test check unit crashes crash e2e bench fmt install uninstall clean help
 
 all: build
 
@@ -51,7 +51,7 @@ stop:
 
 test:
 	@./.ci/needs test
-	@$(MAKE) --no-print-directory check unit e2e
+	@$(MAKE) --no-print-directory check unit crashes e2e
 
 check:
 	@echo '== format, vet, staticcheck'
@@ -62,11 +62,20 @@ check:
 
 unit:
 	@echo '== unit tests, with the race detector'
-	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/e2e)
+	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash)
+
+crashes:
+	@echo '== crashes at any write, in memory'
+	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/crash
+
+# Runs for hours; CRASH_POINTS says how many crashes are tried.
+CRASH_POINTS ?= 1000000
+crash:
+	@CGO_ENABLED=0 $(GO) test -timeout 0 -v ./test/crash -args -crash.points=$(CRASH_POINTS)
 
 e2e:
 	@echo '== end-to-end tests on real mounts'
-	@$(GO) test -timeout 20m ./test/e2e
+	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/e2e
 
 bench:
 	@./.ci/needs bench
@@ -92,7 +101,8 @@ clean: stop
 help:
 	@echo 'make run      build, make a store at STORE=$(STORE) (SIZE=$(SIZE)) if there is none, mount it at MNT=$(MNT)'
 	@echo 'make stop     unmount it'
-	@echo 'make test     all tests (make check, make unit, make e2e are its parts)'
+	@echo 'make test     all tests (make check, make unit, make crashes, make e2e are its parts)'
+	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'
