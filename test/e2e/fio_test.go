@@ -9,7 +9,7 @@ import (
 func TestFio(t *testing.T) {
 	need(t, "fio")
 	d := mounted(t, "1G")
-	const common = " --directory=$MNT --verify=crc32c --verify_fatal=1 --size=96M --end_fsync=1 --output-format=terse --randseed=7 "
+	const common = " --directory=$MNT --verify=crc32c --verify_fatal=1 --size=48M --end_fsync=1 --output-format=terse --randseed=7 "
 	jobs := map[string]string{
 		"seq-buffered":    "--rw=write --bs=128k --direct=0",
 		"seq-direct":      "--rw=write --bs=1M --direct=1 --ioengine=libaio --iodepth=8",
@@ -17,7 +17,7 @@ func TestFio(t *testing.T) {
 		"random-direct":   "--rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=16",
 		"odd-sizes":       "--rw=randwrite --bsrange=512-192k --bs_unaligned=1 --direct=0",
 		"mmap":            "--rw=randwrite --bs=4k --ioengine=mmap",
-		"many-writers":    "--rw=randwrite --bs=16k --direct=1 --numjobs=4 --size=24M --fsync=16",
+		"many-writers":    "--rw=randwrite --bs=16k --direct=1 --numjobs=4 --size=12M --fsync=16",
 	}
 	for name, job := range jobs {
 		t.Run(name, func(t *testing.T) {
