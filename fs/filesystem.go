@@ -63,7 +63,7 @@ func (f *filesystem) String() string { return typeName }
 // Init is called when the kernel has said what it can, before the first request.
 func (f *filesystem) Init(server *fuse.Server) {
 	f.server = server
-	f.writeback = !f.options.NoWriteback && server.KernelSettings().Flags64()&fuse.CAP_WRITEBACK_CACHE != 0
+	f.writeback = !f.options.NoWriteback && !f.options.NoCache && server.KernelSettings().Flags64()&fuse.CAP_WRITEBACK_CACHE != 0
 }
 
 // count counts a request.

@@ -93,7 +93,7 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 	}
 
 	f := newFilesystem(volume, options)
-	raw, err := fuse.NewServer(f, mountpoint, f.fuseOptions())
+	raw, err := f.connect(mountpoint)
 	if err != nil {
 		f.cancel()
 		return nil, fmt.Errorf("mount on %s: %w", mountpoint, explainMountError(err))
@@ -101,11 +101,28 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 	s := &Server{fs: f, fuse: raw, mountpoint: mountpoint, done: make(chan struct{})}
 	s.attach()
 	go s.serve()
-	if err := raw.WaitMount(); err != nil {
+	if err := firstRequest(mountpoint); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount on %s: it does not answer: %w", mountpoint, err), s.Unmount())
 	}
 	s.tuneDevice()
 	return s, nil
+}
+
+// connect mounts and exchanges the first message with the kernel.
+func (f *filesystem) connect(mountpoint string) (*fuse.Server, error) {
+	options := f.fuseOptions()
+	if os.Geteuid() != 0 {
+		return fuse.NewServer(f, mountpoint, options) // through fusermount3
+	}
+	device, err := mountDirect(mountpoint, &f.options)
+	if err != nil {
+		return nil, err
+	}
+	server, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", device), options) // which owns the device from now on
+	if err != nil {
+		err = errors.Join(err, unix.Unmount(mountpoint, unix.MNT_DETACH))
+	}
+	return server, err
 }
 
 // serve answers the kernel until the connection is gone, and then gives back what the kernel cannot give back any more.

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -31,6 +32,9 @@ func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) 
 	}
 	volume := newMemVolume()
 	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // for the users that tests turn into
+		t.Fatal(err)
+	}
 	server, err := Mount(volume, dir, options)
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +76,15 @@ func TestPosix(t *testing.T) {
 					test(t, dir)
 				})
 			}
+		})
+	}
+}
+
+func TestOperations(t *testing.T) {
+	for variant, options := range variants {
+		t.Run(variant, func(t *testing.T) {
+			dir, _, _ := mountMem(t, options)
+			posix.RunOperations(t, dir)
 		})
 	}
 }

@@ -14,14 +14,19 @@ import (
 
 // prepareMountpoint checks that a directory can be mounted on, and removes what a dead daemon left there.
 func prepareMountpoint(path string, logger logrus.FieldLogger) error {
-	var stat unix.Stat_t
-	err := unix.Stat(path, &stat)
+	// statfs always asks the daemon, while stat may be answered from what the kernel has kept since it died.
+	answers := func() error { return unix.Statfs(path, new(unix.Statfs_t)) }
+	err := answers()
 	// A daemon may have died on top of a daemon that died.
 	for tries := 0; errors.Is(err, unix.ENOTCONN) && tries < 8; tries++ {
 		if e := unmount(path, true); e != nil {
 			return fmt.Errorf("mount on %s: a dead mount is there and cannot be removed (try umount -l): %w", path, e)
 		}
 		logger.WithField("mountpoint", path).Warn("removed a mount whose daemon had died")
+		err = answers()
+	}
+	var stat unix.Stat_t
+	if err == nil {
 		err = unix.Stat(path, &stat)
 	}
 	switch {
