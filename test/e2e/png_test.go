@@ -70,7 +70,8 @@ func samePixels(t *testing.T, path string, want image.Image) {
 	}
 	for y := range want.Bounds().Dy() {
 		for x := range want.Bounds().Dx() {
-			if a, b := color.NRGBAModel.Convert(got.At(x, y)), color.NRGBAModel.Convert(want.At(x, y)); a != b {
+			// All 16 bits of a channel, whatever the two files keep them in.
+			if a, b := color.NRGBA64Model.Convert(got.At(x, y)), color.NRGBA64Model.Convert(want.At(x, y)); a != b {
 				t.Fatalf("%s: pixel %d,%d is %v, want %v", path, x, y, a, b)
 			}
 		}
