@@ -1,5 +1,7 @@
 package png
 
+import "encoding/binary"
+
 // Filter types (PNG, 9.2).
 const (
 	filterNone byte = iota
@@ -54,21 +56,14 @@ func applyFilter(filter byte, dst, row, prev []byte, dist int) {
 		copy(dst, row)
 	case filterSub:
 		copy(dst, row[:head])
-		left := row[:n-head]
-		for i, v := range row[head:] {
-			dst[head+i] = v - left[i]
-		}
+		subtract(dst[head:], row[head:], row)
 	case filterUp:
-		for i, v := range row {
-			dst[i] = v - prev[i]
-		}
+		subtract(dst, row, prev)
 	case filterAverage:
 		for i := 0; i < head; i++ {
 			dst[i] = row[i] - prev[i]/2
 		}
-		for i := head; i < n; i++ {
-			dst[i] = row[i] - uint8((int(row[i-dist])+int(prev[i]))/2)
-		}
+		subtractMean(dst[head:], row[head:], row, prev[head:])
 	case filterPaeth:
 		for i := 0; i < head; i++ {
 			dst[i] = row[i] - prev[i]
@@ -76,6 +71,41 @@ func applyFilter(filter byte, dst, row, prev []byte, dist int) {
 		for i := head; i < n; i++ {
 			dst[i] = row[i] - paeth(row[i-dist], prev[i], prev[i-dist])
 		}
+	}
+}
+
+// Eight bytes at a time in one word: the high bit of each, and the others.
+const (
+	highBits = 0x8080808080808080
+	lowBits  = ^uint64(highBits)
+)
+
+// subtract8 subtracts each of the 8 bytes of y from that of x, modulo 256.
+func subtract8(x, y uint64) uint64 {
+	return (x | highBits) - (y & lowBits) ^ (x^^y)&highBits
+}
+
+// subtract sets dst to a - b, byte by byte, over the length of dst.
+func subtract(dst, a, b []byte) {
+	i := 0
+	for ; i+8 <= len(dst); i += 8 {
+		binary.LittleEndian.PutUint64(dst[i:], subtract8(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:])))
+	}
+	for ; i < len(dst); i++ {
+		dst[i] = a[i] - b[i]
+	}
+}
+
+// subtractMean sets dst to a less the mean of b and c, rounded down.
+func subtractMean(dst, a, b, c []byte) {
+	i := 0
+	for ; i+8 <= len(dst); i += 8 {
+		x, y := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(c[i:])
+		mean := x&y + (x^y)>>1&lowBits // the bits both have, and half of those one has
+		binary.LittleEndian.PutUint64(dst[i:], subtract8(binary.LittleEndian.Uint64(a[i:]), mean))
+	}
+	for ; i < len(dst); i++ {
+		dst[i] = a[i] - uint8((int(b[i])+int(c[i]))/2)
 	}
 }
 

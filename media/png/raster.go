@@ -132,3 +132,32 @@ func sampleAt(row []byte, x int, depth uint8) uint8 {
 	bit := x * int(depth)
 	return row[bit>>3] >> (8 - int(depth) - bit&7) & (1<<depth - 1)
 }
+
+// sampleBands is how many stretches of rows a sample has.
+const sampleBands = 8
+
+// sample gives a picture of bands of rows out of ra, spread evenly over it,
+// of about size bytes; or ra itself where that is not much less, or size is 0.
+// Every band is a pass of its own.
+func (ra *raster) sample(size int) *raster {
+	if size == 0 || len(ra.pix) < 2*size {
+		return ra
+	}
+	r := &raster{hdr: ra.hdr, plte: ra.plte, trns: ra.trns}
+	share := int64(len(ra.pix)) / int64(size) // one band in so many rows
+	pix, row := ra.pix, 0
+	for _, p := range ra.passes {
+		bands := min(sampleBands, p.height)
+		for i := range bands {
+			from, to := p.height*i/bands, p.height*(i+1)/bands
+			n := max(1, int(int64(to-from)/share))
+			r.passes = append(r.passes, pass{p.width, n, p.rowBytes})
+			r.pix = append(r.pix, pix[from*p.rowBytes:(from+n)*p.rowBytes]...)
+			if len(ra.stored) > 0 {
+				r.stored = append(r.stored, ra.stored[row+from:row+from+n]...)
+			}
+		}
+		pix, row = pix[p.height*p.rowBytes:], row+p.height
+	}
+	return r
+}
