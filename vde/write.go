@@ -426,3 +426,30 @@ func (tx *Tx) ReplaceContents(in *meta.Inode, data []byte) error {
 	in.Size = uint64(len(data))
 	return nil
 }
+
+// FreshBlocks tells how many fresh blocks a write of n bytes at off would need now: those that are not mapped, shared,
+// or written in part. BlocksFor is what it needs at most, whatever is mapped.
+func (e *Engine) FreshBlocks(ino meta.Ino, off, n uint64) (uint64, error) {
+	in, err := e.meta.Inode(ino)
+	if err != nil {
+		return 0, err
+	}
+	need, end := BlocksFor(off, n), off+n
+	err = e.meta.Extents(ino, off/blockSize, (end+blockSize-1)/blockSize, func(x meta.Extent) (bool, error) {
+		x, ok := clip(x, off/blockSize, (end+blockSize-1)/blockSize)
+		for ok && x.Count > 0 {
+			shared, same := e.refs.sharedPrefix(x.Phys, x.Count)
+			if !shared {
+				need -= same
+				for _, b := range [2]uint64{off / blockSize, (end - 1) / blockSize} {
+					if b >= x.FileBlock && b < x.FileBlock+same && !covered(&in, b, off, end) && !x.Unwritten {
+						need++ // both ends may be one block: one too many is reserved
+					}
+				}
+			}
+			x.FileBlock, x.Phys, x.Count = x.FileBlock+same, x.Phys+same, x.Count-same
+		}
+		return true, nil
+	})
+	return need, err
+}

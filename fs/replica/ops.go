@@ -246,12 +246,22 @@ func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 
 // Write implements fs.Volume.
 func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
-	done, err := v.reserve(ctx, vde.BlocksFor(off, uint64(len(data)))+1)
+	blocks := vde.BlocksFor(off, uint64(len(data))) + 1
+	done, err := v.reserve(ctx, blocks)
+	inPlace := false
+	if errors.Is(err, syscall.ENOSPC) && how&fs.WriteAppend == 0 {
+		// A full store takes what needs no room: the overwriting of blocks that are mapped.
+		need, ferr := v.eng.FreshBlocks(ino, off, uint64(len(data)))
+		if ferr == nil && need < blocks {
+			done, err = v.reserve(ctx, need)
+			inPlace = true
+		}
+	}
 	if err != nil {
 		return meta.Inode{}, err
 	}
 	defer done()
-	if len(data) >= v.refMin && off%4096 == 0 && how&fs.WriteAppend == 0 && off+uint64(len(data)) <= vde.MaxFileSize {
+	if !inPlace && len(data) >= v.refMin && off%4096 == 0 && how&fs.WriteAppend == 0 && off+uint64(len(data)) <= vde.MaxFileSize {
 		in, err := v.writeRef(ctx, ino, off, data, how)
 		if !errors.Is(err, syscall.EAGAIN) {
 			return in, err

@@ -188,6 +188,24 @@ func TestFullStore(t *testing.T) {
 	if got := readAll(t, v, ino); uint64(len(got)) != off || !bytes.Equal(got[off-uint64(len(chunk)):], chunk) {
 		t.Fatalf("%d bytes are left of %d", len(got), off)
 	}
+	// What needs no room goes on: whole blocks in place, small or large.
+	full := bytes.Repeat([]byte{8}, 256<<10)
+	for _, b := range [][]byte{full[:4096], full} {
+		for {
+			if _, err := v.Write(ctx, ino, off, full[:4096], 0); errors.Is(err, syscall.ENOSPC) {
+				break // not a block is left
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			off += 4096
+		}
+		if _, err := v.Write(ctx, ino, 8192, b, 0); err != nil {
+			t.Fatalf("overwriting %d bytes on a full store: %v", len(b), err)
+		}
+		if got := readAll(t, v, ino); !bytes.Equal(got[8192:8192+len(b)], b) {
+			t.Fatal("overwritten bytes differ")
+		}
+	}
 	if _, err := v.Unlink(ctx, meta.RootIno, "big"); err != nil {
 		t.Fatal(err)
 	}
