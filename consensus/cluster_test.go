@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"vdefs/consensus/transport"
 )
@@ -335,6 +336,100 @@ func TestOneBecomesThreeBecomesOther(t *testing.T) {
 	within(t, 10*time.Second, "the membership is 2, 3, 4", func() bool {
 		return slices.Equal(c.nodes[4].g.Status().Voters, []uint64{2, 3, 4})
 	})
+}
+
+// TestLeadersSpread: when all groups are led by one node, they move by themselves.
+func TestLeadersSpread(t *testing.T) {
+	c := newCluster(t, 1, 2, 3)
+	const groups = 9
+	for i := range groups {
+		for id := uint64(1); id <= 3; id++ {
+			if _, err := c.nodes[id].m.CreateReplicatedGroup(GroupID(fmt.Sprintf("g%d", i)), newRecorder(0), 1, 2, 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(bg, 60*time.Second)
+	defer cancel()
+	for i := range groups {
+		g, _ := c.nodes[1].m.GetGroup(GroupID(fmt.Sprintf("g%d", i)))
+		if _, err := g.Propose(ctx, []byte("x"), nil); err != nil && !errors.Is(err, ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		if err := g.TransferLeader(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, 60*time.Second, "every node leads three groups, more or less", func() bool {
+		for id := uint64(1); id <= 3; id++ {
+			n := 0
+			for _, g := range c.nodes[id].m.opened() {
+				if g.Status().State == "leader" {
+					n++
+				}
+			}
+			if n < 2 || n > 4 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestQuietGroupsSleep: without anything to do no messages flow; a group that
+// sleeps answers, and notices that its leader is gone.
+func TestQuietGroupsSleep(t *testing.T) {
+	c := newCluster(t, 1, 2, 3)
+	c.create(1, 2, 3)
+	c.propose(1, "x")
+	asleep := func(ids ...uint64) bool {
+		for _, id := range ids {
+			g := c.nodes[id].g
+			g.mu.Lock()
+			sleeps := g.rep.Load().sleep.asleep
+			g.mu.Unlock()
+			if !sleeps {
+				return false
+			}
+		}
+		return true
+	}
+	within(t, 20*time.Second, "all replicas sleep", func() bool { return asleep(1, 2, 3) })
+	c.propose(2, "y")
+	if err := c.nodes[3].g.ReadBarrier(bg); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 20*time.Second, "all replicas sleep again", func() bool { return asleep(1, 2, 3) })
+	leader := c.leader(1, 2, 3)
+	c.stop(leader)
+	c.propose(leader%3+1, "z")
+	rest := []uint64{leader%3 + 1, (leader+1)%3 + 1}
+	c.converged(rest...)
+}
+
+func TestMetrics(t *testing.T) {
+	c := newCluster(t, 1, 2, 3)
+	c.create(1, 2, 3)
+	c.propose(1, "x")
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(c.nodes[1].m.Collector()); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			values[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	for _, name := range []string{"vde_raft_term", "vde_raft_leader", "vde_raft_commit_index", "vde_raft_applied_index", "vde_raft_sync_seconds", "vde_raft_leader_changes_total"} {
+		if values[name] < 1 {
+			t.Errorf("%s is %v", name, values[name])
+		}
+	}
 }
 
 func TestManyGroupsElectLeaders(t *testing.T) {

@@ -63,6 +63,9 @@ type Config struct {
 	// caller of SyncAll holds. It must be quick and must not call back.
 	OnDurable func(group GroupID, index uint64)
 
+	// sleepTicks is after how many ticks without anything to do a group sleeps; 0:
+	// twice ElectionTicks.
+	sleepTicks int
 	// manual: no goroutine of the manager or its groups runs; see driver.
 	manual bool
 	fault  plantedFaults
@@ -84,6 +87,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.HeartbeatTicks == 0 {
 		c.HeartbeatTicks = 2
+	}
+	if c.sleepTicks == 0 {
+		c.sleepTicks = 2 * c.ElectionTicks
 	}
 	if c.Logger == nil {
 		quiet := logrus.New()

@@ -61,6 +61,9 @@ type Status struct {
 
 	Voters, Learners []uint64
 	Err              error // why it stopped
+
+	// What waits, with several voters.
+	WaitingProposals, AppendQueue, ApplyQueue int
 }
 
 // Name returns the group's name.
@@ -320,6 +323,7 @@ func (g *Group) open() error {
 		FS: g.m.cfg.FS, Dir: g.dir, SegmentSize: g.m.cfg.SegmentSize, Logger: g.m.cfg.Logger.WithField("group", string(g.name)),
 		NeedSync:  g.m.kick,
 		OnDurable: g.onDurable,
+		OnSync:    func(d time.Duration) { g.m.metrics.syncSeconds.Observe(d.Seconds()) },
 	})
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +46,8 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		saveState:     func(s logstore.HardState) error { return logstore.WriteState(g.m.cfg.FS, g.dir, s) },
 		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
 		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
-		leaseReads: g.m.cfg.LeaseReads, canSnapshot: canSnapshot, fault: g.m.cfg.fault,
+		leaseReads: g.m.cfg.LeaseReads, sleepTicks: g.m.cfg.sleepTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
+		canSnapshot: canSnapshot, fault: g.m.cfg.fault,
 	})
 	if err != nil {
 		return err
@@ -420,6 +420,9 @@ func (g *Group) sendSnapshot(rep *replica, m *pb.Message) {
 	if err != nil {
 		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: sending a snapshot to node %d failed", g.name, m.GetTo())
 	}
+	if err == nil {
+		g.m.metrics.snapshotsSent.WithLabelValues(string(g.name)).Inc()
+	}
 	_ = g.stepReplica(rep, func() error { return rep.snapshotSent(m.GetTo(), err == nil) })
 }
 
@@ -512,6 +515,7 @@ func (g *Group) install(s *pb.Snapshot) error {
 		return err
 	}
 	g.applied.Store(index)
+	g.m.metrics.snapshotsReceived.WithLabelValues(string(g.name)).Inc()
 	g.drive.incomingMu.Lock()
 	defer g.drive.incomingMu.Unlock()
 	for i, path := range g.drive.incoming {
@@ -528,20 +532,16 @@ func (m *Manager) tickLoop() {
 	defer m.loops.Done()
 	timer := time.NewTicker(m.cfg.TickInterval)
 	defer timer.Stop()
-	for {
+	for ticks := 1; ; ticks++ {
 		select {
 		case <-m.quit:
 			return
 		case <-timer.C:
 		}
-		groups := m.opened()
-		slices.SortFunc(groups, func(a, b *Group) int {
-			if a.name < b.name {
-				return -1
-			}
-			return 1
-		})
-		for _, g := range groups {
+		if ticks%balanceTicks == 0 {
+			m.balance()
+		}
+		for _, g := range m.opened() {
 			if rep := g.rep.Load(); rep != nil {
 				// A failure stops the group, which is where it is reported.
 				_ = g.stepReplica(rep, rep.tick)

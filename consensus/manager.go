@@ -17,12 +17,13 @@ import (
 // Manager owns the groups of a node. All methods may be called from any
 // goroutine.
 type Manager struct {
-	cfg    Config
-	lock   io.Closer     // on the directory
-	wake   chan struct{} // asks syncLoop not to wait for its timer
-	quit   chan struct{}
-	loops  sync.WaitGroup // syncLoop and tickLoop
-	routes atomic.Pointer[RoutingTable]
+	cfg     Config
+	lock    io.Closer     // on the directory
+	wake    chan struct{} // asks syncLoop not to wait for its timer
+	quit    chan struct{}
+	loops   sync.WaitGroup // syncLoop and tickLoop
+	routes  atomic.Pointer[RoutingTable]
+	metrics *metrics
 
 	// syncSlots bounds how many replicas write and sync at once.
 	syncSlots chan struct{}
@@ -57,7 +58,7 @@ func Open(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, lock: lock, wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		syncSlots: make(chan struct{}, 64),
-		groups:    map[GroupID]*Group{}, busy: map[GroupID]bool{},
+		groups:    map[GroupID]*Group{}, busy: map[GroupID]bool{}, metrics: newMetrics(),
 	}
 	m.routes.Store(&RoutingTable{slots: []GroupID{DefaultGroup}})
 	if err := m.removeLeftovers(); err != nil {

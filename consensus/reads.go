@@ -81,6 +81,10 @@ func (q *readQueue) retryDue() bool {
 	return q.age >= readRetryTicks
 }
 
+func (q *readQueue) empty() bool {
+	return len(q.waiting) == 0 && len(q.asked) == 0 && len(q.confirmedReads) == 0
+}
+
 func (q *readQueue) abandon(err error) {
 	for _, t := range append(q.waiting, q.asked...) {
 		t.finish(nil, err)

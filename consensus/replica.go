@@ -47,12 +47,15 @@ type replica struct {
 	hardMu sync.Mutex
 	hard   logstore.HardState
 
+	onLeader func() // called when another leader is seen, may be nil
+
 	ticks   uint64
 	leader  uint64
 	state   raft.StateType
 	applied uint64 // handed to the state machine and done
 
-	seq       uint64             // of the next proposal or read of this node
+	seq       uint64 // of the next proposal or read of this node
+	sleep     sleeper
 	proposals map[uint64]*ticket // by seq, those not yet answered
 	reads     readQueue
 
@@ -107,7 +110,9 @@ type replicaConfig struct {
 	logger    raft.Logger
 
 	electionTicks, heartbeatTicks int
+	sleepTicks                    int
 	leaseReads                    bool
+	onLeader                      func()
 	// canSnapshot: the state machine can make snapshots.
 	canSnapshot bool
 	fault       plantedFaults
@@ -128,6 +133,8 @@ func newReplica(c replicaConfig) (*replica, error) {
 		seq:       binary.LittleEndian.Uint64(start[:]) >> 1,
 		proposals: map[uint64]*ticket{},
 		fault:     c.fault,
+		sleep:     sleeper{after: uint64(c.sleepTicks), never: c.leaseReads},
+		onLeader:  c.onLeader,
 	}
 	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
 	// What is committed is at least what was applied, and never more than we have.
@@ -181,6 +188,9 @@ func (r *replica) collect() {
 		if s := rd.SoftState; s != nil {
 			if s.Lead != r.leader {
 				r.leaderChanged()
+				if s.Lead != 0 && r.onLeader != nil {
+					r.onLeader()
+				}
 			}
 			r.leader, r.state = s.Lead, s.RaftState
 		}
@@ -211,6 +221,9 @@ func (r *replica) leaderChanged() {
 }
 
 func (r *replica) tick() error {
+	if r.sleep.asleep {
+		return nil
+	}
 	return r.do(func() error {
 		r.rn.Tick()
 		if r.reads.retryDue() {
@@ -223,6 +236,7 @@ func (r *replica) tick() error {
 				return err
 			}
 		}
+		r.maybeSleep()
 		return nil
 	})
 }
@@ -233,7 +247,20 @@ const leaveJointTicks = 20
 // step takes a message from another node.
 func (r *replica) step(m *pb.Message) error {
 	return r.do(func() error {
-		return r.stepRaft(m)
+		r.wakeFor(m)
+		sleep := isLullaby(m)
+		if sleep {
+			m.Context = nil
+		}
+		if n := len(m.GetContext()); n != 0 && n != 8 && (m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgHeartbeatResp) {
+			return nil // the engine would read it as a number
+		}
+		if err := r.stepRaft(m); err != nil || !sleep {
+			return err
+		}
+		r.collect()
+		r.followToSleep(m)
+		return nil
 	})
 }
 
@@ -254,6 +281,7 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 	seq := r.seq
 	data := append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
 	return r.do(func() error {
+		r.wake()
 		if r.leader == 0 {
 			return raft.ErrProposalDropped
 		}
@@ -288,6 +316,7 @@ func (r *replica) proposeConf(cc *pb.ConfChangeV2, t *ticket) error {
 	cc.Context = r.tag(nil)
 	seq := r.seq
 	return r.do(func() error {
+		r.wake()
 		if r.leader == 0 {
 			return raft.ErrProposalDropped
 		}
@@ -306,12 +335,20 @@ func (r *replica) tag(b []byte) []byte {
 	return binary.LittleEndian.AppendUint64(b, r.seq)
 }
 
-func (r *replica) campaign() error { return r.do(r.rn.Campaign) }
+func (r *replica) campaign() error {
+	r.wake()
+	return r.do(r.rn.Campaign)
+}
+
 func (r *replica) transfer(to uint64) error {
+	r.wake()
 	return r.do(func() error { r.rn.TransferLeader(to); return nil })
 }
 
 func (r *replica) unreachable(peer uint64) error {
+	if peer == r.leader {
+		r.wake() // somebody has to take over
+	}
 	return r.do(func() error { r.rn.ReportUnreachable(peer); return nil })
 }
 
@@ -330,6 +367,7 @@ func (r *replica) read(t *ticket) error {
 		t.finish(nil, nil)
 		return nil
 	}
+	r.wake()
 	return r.do(func() error {
 		if r.reads.add(t) {
 			r.issueRead()
@@ -604,6 +642,7 @@ func (r *replica) describe(s *Status) {
 	s.State, s.Leader, s.Term = stateNames[st.RaftState], st.Lead, st.HardState.GetTerm()
 	s.Commit = st.HardState.GetCommit()
 	conf := r.store.membership()
+	s.WaitingProposals, s.AppendQueue, s.ApplyQueue = len(r.proposals), len(r.appendQ), len(r.applyQ)
 	s.Voters, s.Learners = conf.GetVoters(), conf.GetLearners()
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
@@ -56,6 +57,8 @@ type FileOptions struct {
 	// OnDurable is called after DurableIndex advanced, by whoever called Sync and
 	// before that Sync returns, in order. It must not block, nor call the store.
 	OnDurable func(index uint64)
+	// OnSync is told how long each sync took. It must not block.
+	OnSync func(time.Duration)
 }
 
 // FileLogStore is the LogStore in files. FORMAT.md draws them.
@@ -378,10 +381,14 @@ func (l *FileLogStore) flush() error {
 	l.unsynced = 0
 	l.mu.Unlock()
 
+	began := time.Now()
 	for _, s := range dirty {
 		if err := s.file.SyncData(); err != nil {
 			return l.fail("syncing "+s.name()+logSuffix, err)
 		}
+	}
+	if l.opts.OnSync != nil && len(dirty) > 0 {
+		l.opts.OnSync(time.Since(began))
 	}
 	if syncDir {
 		if err := l.dir.Sync(); err != nil {

@@ -1,0 +1,647 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// TCPConfig says how a TCP transport finds and trusts others.
+type TCPConfig struct {
+	ID      uint64
+	Cluster [16]byte // nodes of another cluster are refused
+	Listen  string   // host:port
+	// TLS has this node's certificate and the cluster's roots (RootCAs and ClientCAs).
+	// Both sides are verified, TLS 1.3 is required, and a peer's certificate has to
+	// be for the name NodeName(id). nil: no TLS, which is refused for an address that
+	// is not loopback unless Insecure says so.
+	TLS      *tls.Config
+	Insecure bool
+	Logger   logrus.FieldLogger // nil: nobody is told
+
+	// QueueBytes bounds what waits for one peer. 0: 64 MiB.
+	QueueBytes int
+	// SnapshotRate bounds the bytes per second of one snapshot. 0: no bound.
+	SnapshotRate int
+}
+
+// NodeName is the DNS name that node id's certificate is for.
+func NodeName(id uint64) string { return fmt.Sprintf("node-%d.vde", id) }
+
+const (
+	dialTimeout  = 5 * time.Second
+	ioTimeout    = 10 * time.Second // for the other side to take what was written
+	backoffFirst = 50 * time.Millisecond
+	backoffLast  = 2 * time.Second
+	queueLength  = 8192 // messages that wait for one peer
+)
+
+// TCPStats counts what happened since the start.
+type TCPStats struct {
+	Sent, Received uint64 // messages
+	Dropped        uint64 // messages that were not sent: queue full, peer unknown or away
+	Refused        uint64 // connections and frames that were refused
+	QueuedBytes    int64  // waiting now, for all peers
+}
+
+// TCP is the Transport over TCP and TLS.
+//
+// Goroutines: acceptLoop; serve for each connection that others made; sendLoop for
+// each peer. Close waits for all of them.
+type TCP struct {
+	cfg TCPConfig
+	ln  net.Listener
+	h   Handler
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	sent, received, dropped, refused atomic.Uint64
+	queued                           atomic.Int64
+	said                             sync.Map // what was logged once
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	peers  map[uint64]*peer
+	conns  map[net.Conn]bool // closed by Close
+}
+
+// peer is another node as this one sends to it.
+type peer struct {
+	id     uint64
+	addr   atomic.Pointer[string]
+	queue  chan outgoing
+	bytes  atomic.Int64 // of what is in queue
+	cancel context.CancelFunc
+}
+
+type outgoing struct {
+	group string
+	m     *pb.Message
+	size  int64
+}
+
+var _ Transport = (*TCP)(nil)
+
+// ListenTCP opens the port. Nothing is accepted before Start.
+func ListenTCP(cfg TCPConfig) (*TCP, error) {
+	if cfg.ID == 0 {
+		return nil, errors.New("transport: TCPConfig.ID is 0, which is no node")
+	}
+	if cfg.QueueBytes == 0 {
+		cfg.QueueBytes = 64 << 20
+	}
+	if cfg.Logger == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		cfg.Logger = quiet
+	}
+	if cfg.TLS == nil && !cfg.Insecure {
+		host, _, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("transport: the address to listen on: %w", err)
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return nil, fmt.Errorf("transport: listening on %q without TLS would let anybody in: give certificates, listen on 127.0.0.1, or allow it explicitly", cfg.Listen)
+		}
+	}
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
+	t := &TCP{cfg: cfg, ln: ln, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t, nil
+}
+
+// Addr is the address that is listened on.
+func (t *TCP) Addr() string { return t.ln.Addr().String() }
+
+// Stats returns the counters.
+func (t *TCP) Stats() TCPStats {
+	return TCPStats{Sent: t.sent.Load(), Received: t.received.Load(), Dropped: t.dropped.Load(), Refused: t.refused.Load(), QueuedBytes: t.queued.Load()}
+}
+
+// Start implements Transport.
+func (t *TCP) Start(h Handler) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return ErrClosed
+	}
+	t.h = h
+	t.work.Add(1)
+	go t.acceptLoop()
+	for _, p := range t.peers {
+		t.startPeerLocked(p)
+	}
+	return nil
+}
+
+func (t *TCP) startPeerLocked(p *peer) {
+	ctx, cancel := context.WithCancel(t.ctx)
+	p.cancel = cancel
+	t.work.Add(1)
+	go t.sendLoop(ctx, p)
+}
+
+// SetPeer implements Transport.
+func (t *TCP) SetPeer(id uint64, addr string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || id == t.cfg.ID {
+		return
+	}
+	p := t.peers[id]
+	switch {
+	case addr == "":
+		if p != nil && p.cancel != nil {
+			p.cancel()
+		}
+		delete(t.peers, id)
+	case p != nil:
+		p.addr.Store(&addr)
+	default:
+		p = &peer{id: id, queue: make(chan outgoing, queueLength)}
+		p.addr.Store(&addr)
+		t.peers[id] = p
+		if t.h != nil {
+			t.startPeerLocked(p)
+		}
+	}
+}
+
+func (t *TCP) peer(id uint64) *peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.peers[id]
+}
+
+// Send implements Transport.
+func (t *TCP) Send(group string, m *pb.Message) bool {
+	p := t.peer(m.GetTo())
+	if p == nil {
+		t.dropped.Add(1)
+		return false
+	}
+	// What the entries hold is what counts.
+	size := int64(64)
+	for _, e := range m.GetEntries() {
+		size += int64(len(e.GetData())) + 32
+	}
+	if p.bytes.Add(size) > int64(t.cfg.QueueBytes) && p.bytes.Load() > size {
+		p.bytes.Add(-size)
+		t.dropped.Add(1)
+		return false
+	}
+	select {
+	case p.queue <- outgoing{group, m, size}:
+		t.queued.Add(size)
+		return true
+	default:
+		p.bytes.Add(-size)
+		t.dropped.Add(1)
+		return false
+	}
+}
+
+// sendLoop keeps a connection to the peer and writes what is queued for it. What
+// is queued at the same time, for whatever group, goes out in one write.
+func (t *TCP) sendLoop(ctx context.Context, p *peer) {
+	defer t.work.Done()
+	backoff := backoffFirst
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case first := <-p.queue:
+			began := time.Now()
+			err := t.sendOver(ctx, p, first)
+			if ctx.Err() != nil {
+				return
+			}
+			t.once(fmt.Sprintf("send %d %.60s", p.id, err), "raft transport: sending to node %d at %s: %v", p.id, *p.addr.Load(), err)
+			t.drain(p)
+			t.h.Unreachable(p.id)
+			if time.Since(began) > ioTimeout {
+				backoff = backoffFirst
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(backoff):
+			}
+			t.drain(p) // what came in meanwhile is old; the groups send again
+			backoff = min(2*backoff, backoffLast)
+		}
+	}
+}
+
+// sendOver makes a connection and writes first and what follows, until it breaks.
+func (t *TCP) sendOver(ctx context.Context, p *peer, first outgoing) error {
+	conn, err := t.dial(ctx, p, kindMessages)
+	if err != nil {
+		t.taken(p, first)
+		t.dropped.Add(1)
+		return err
+	}
+	defer t.untrack(conn)
+	// The other side sends nothing more; that it closes is noticed at once.
+	gone := make(chan error, 1)
+	t.work.Add(1)
+	go func() {
+		defer t.work.Done()
+		var one [1]byte
+		_, err := conn.Read(one[:])
+		gone <- fmt.Errorf("the peer closed the connection: %w", unexpected(err))
+	}()
+	var buf []byte
+	next, more := first, true
+	for {
+		buf = buf[:0]
+		for more {
+			t.taken(p, next)
+			b, err := appendFrame(buf, next.group, next.m)
+			if err != nil {
+				t.dropped.Add(1)
+				t.once("encode "+next.group, "raft transport: group %s: %v", next.group, err)
+			} else {
+				t.sent.Add(1)
+			}
+			buf = b
+			if len(buf) >= 1<<20 {
+				break
+			}
+			select {
+			case next = <-p.queue:
+			default:
+				more = false
+			}
+		}
+		if len(buf) > 0 {
+			_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
+			if _, err := conn.Write(buf); err != nil {
+				return err
+			}
+		}
+		if cap(buf) > 4<<20 {
+			buf = nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-gone:
+			return err
+		case next = <-p.queue:
+			more = true
+		}
+	}
+}
+
+// taken accounts for a message that left the queue.
+func (t *TCP) taken(p *peer, o outgoing) {
+	p.bytes.Add(-o.size)
+	t.queued.Add(-o.size)
+}
+
+func (t *TCP) drain(p *peer) {
+	for {
+		select {
+		case o := <-p.queue:
+			t.taken(p, o)
+			t.dropped.Add(1)
+		default:
+			return
+		}
+	}
+}
+
+// dial makes a connection to the peer, with the handshake done.
+func (t *TCP) dial(ctx context.Context, p *peer, kind connKind) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", *p.addr.Load())
+	if err != nil {
+		return nil, err
+	}
+	if t.cfg.TLS != nil {
+		c := t.cfg.TLS.Clone()
+		c.MinVersion = tls.VersionTLS13
+		c.ServerName = NodeName(p.id)
+		tc := tls.Client(conn, c)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		conn = tc
+	}
+	if !t.track(conn) {
+		return nil, ErrClosed
+	}
+	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
+	if _, err = conn.Write(hello{kind, t.cfg.Cluster, t.cfg.ID, p.id}.encode()); err == nil {
+		err = readAnswer(conn)
+	}
+	_ = conn.SetDeadline(time.Time{})
+	if err != nil {
+		t.untrack(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// readAnswer reads the other side's yes or its refusal.
+func readAnswer(r io.Reader) error {
+	b, err := readFrame(r, nil, maxReason)
+	if err != nil {
+		return err
+	}
+	if len(b) > 0 {
+		return fmt.Errorf("%w: it says %.200q", ErrRefused, b)
+	}
+	return nil
+}
+
+// writeAnswer writes yes, or why not.
+func writeAnswer(w io.Writer, refusal error) error {
+	f := make([]byte, frameHeader)
+	if refusal != nil {
+		text := refusal.Error()
+		f = append(f, text[:min(len(text), maxReason)]...)
+	}
+	sealFrame(f)
+	_, err := w.Write(f)
+	return err
+}
+
+// track remembers a connection, so that Close ends it; false after Close.
+func (t *TCP) track(c net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		_ = c.Close()
+		return false
+	}
+	t.conns[c] = true
+	return true
+}
+
+func (t *TCP) untrack(c net.Conn) {
+	t.mu.Lock()
+	delete(t.conns, c)
+	t.mu.Unlock()
+	_ = c.Close()
+}
+
+// once logs a warning the first time that key comes up.
+func (t *TCP) once(key, format string, args ...any) {
+	if _, known := t.said.LoadOrStore(key, true); !known {
+		t.cfg.Logger.Warnf(format, args...)
+	}
+}
+
+func (t *TCP) acceptLoop() {
+	defer t.work.Done()
+	for {
+		conn, err := t.ln.Accept()
+		if err != nil {
+			if t.ctx.Err() != nil {
+				return
+			}
+			t.once("accept "+err.Error(), "raft transport: accepting: %v", err)
+			select {
+			case <-t.ctx.Done():
+				return
+			case <-time.After(backoffFirst): // out of descriptors, most likely
+			}
+			continue
+		}
+		if !t.track(conn) {
+			return
+		}
+		t.work.Add(1)
+		go t.serve(conn)
+	}
+}
+
+// serve takes what another node sends over a connection that it made.
+func (t *TCP) serve(raw net.Conn) {
+	defer t.work.Done()
+	defer t.untrack(raw)
+	conn, from, kind, err := t.welcome(raw)
+	if err == nil && kind == kindSnapshot {
+		err = t.serveSnapshot(conn, from)
+	} else if err == nil {
+		err = t.serveMessages(conn, from)
+	}
+	if err != nil && err != io.EOF && t.ctx.Err() == nil {
+		t.refused.Add(1)
+		host, _, _ := net.SplitHostPort(raw.RemoteAddr().String())
+		t.once(fmt.Sprintf("serve %s %.60s", host, err), "raft transport: connection from %s (node %d): %v", host, from, err)
+	}
+}
+
+// welcome does the handshake: who is it, and is it ours?
+func (t *TCP) welcome(raw net.Conn) (conn net.Conn, from uint64, kind connKind, err error) {
+	_ = raw.SetDeadline(time.Now().Add(dialTimeout))
+	defer func() { _ = raw.SetDeadline(time.Time{}) }()
+	conn = raw
+	if t.cfg.TLS != nil {
+		c := t.cfg.TLS.Clone()
+		c.MinVersion = tls.VersionTLS13
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+		conn = tls.Server(raw, c)
+	}
+	b := make([]byte, helloSize)
+	if _, err := io.ReadFull(conn, b); err != nil {
+		return conn, 0, 0, unexpected(err)
+	}
+	h, err := decodeHello(b)
+	switch {
+	case err != nil:
+	case h.cluster != t.cfg.Cluster:
+		err = errors.New("transport: a node of another cluster")
+	case h.to != t.cfg.ID:
+		err = fmt.Errorf("transport: this is node %d, not %d: is its address right?", t.cfg.ID, h.to)
+	case h.from == 0 || h.from == t.cfg.ID:
+		err = fmt.Errorf("transport: node %d cannot call node %d: do two nodes have one id?", h.from, t.cfg.ID)
+	default:
+		if tc, ok := conn.(*tls.Conn); ok {
+			certs := tc.ConnectionState().PeerCertificates
+			if len(certs) == 0 {
+				err = errors.New("transport: no certificate")
+			} else if verr := certs[0].VerifyHostname(NodeName(h.from)); verr != nil {
+				err = fmt.Errorf("transport: the certificate is not for node %d: %w", h.from, verr)
+			}
+		}
+	}
+	if werr := writeAnswer(conn, err); err == nil {
+		err = werr
+	}
+	return conn, h.from, h.kind, err
+}
+
+func (t *TCP) serveMessages(conn net.Conn, from uint64) error {
+	r := bufio.NewReaderSize(conn, 64<<10)
+	var buf []byte
+	for {
+		var err error
+		if buf, err = readFrame(r, buf, maxFrame); err != nil {
+			return err
+		}
+		group, m, err := decodeFrame(buf)
+		if err != nil {
+			return err
+		}
+		if m.GetFrom() != from || m.GetTo() != t.cfg.ID {
+			return fmt.Errorf("%w: node %d sends a message from %d to %d", errFrame, from, m.GetFrom(), m.GetTo())
+		}
+		t.received.Add(1)
+		t.h.Receive(group, m)
+		if cap(buf) > 4<<20 {
+			buf = nil
+		}
+	}
+}
+
+// SendSnapshot implements Transport.
+func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, data io.Reader) error {
+	p := t.peer(m.GetTo())
+	if p == nil {
+		return fmt.Errorf("%w: node %d", ErrUnknownPeer, m.GetTo())
+	}
+	conn, err := t.dial(ctx, p, kindSnapshot)
+	if err != nil {
+		return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, err)
+	}
+	defer t.untrack(conn)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	if err := t.writeSnapshot(ctx, conn, group, m, data); err != nil {
+		return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, errors.Join(err, ctx.Err()))
+	}
+	return nil
+}
+
+func (t *TCP) writeSnapshot(ctx context.Context, conn net.Conn, group string, m *pb.Message, data io.Reader) error {
+	f, err := appendFrame(nil, group, m)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(f); err != nil {
+		return err
+	}
+	chunk := make([]byte, frameHeader+snapshotChunk)
+	begin, total := time.Now(), int64(0)
+	for {
+		n, rerr := io.ReadFull(data, chunk[frameHeader:])
+		if rerr != nil && rerr != io.EOF && rerr != io.ErrUnexpectedEOF {
+			return rerr // without the last chunk the other side throws it away
+		}
+		if n > 0 {
+			sealFrame(chunk[:frameHeader+n])
+			_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
+			if _, err := conn.Write(chunk[:frameHeader+n]); err != nil {
+				return err
+			}
+		}
+		if rerr != nil {
+			break
+		}
+		total += int64(n)
+		if rate := t.cfg.SnapshotRate; rate > 0 {
+			ahead := time.Duration(float64(total)/float64(rate)*float64(time.Second)) - time.Since(begin)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(ahead):
+			}
+		}
+	}
+	if err := writeAnswer(conn, nil); err != nil { // an empty chunk: the end
+		return err
+	}
+	// The other side answers when it has it all.
+	return readAnswer(conn)
+}
+
+func (t *TCP) serveSnapshot(conn net.Conn, from uint64) error {
+	_ = conn.SetReadDeadline(time.Now().Add(ioTimeout))
+	f, err := readFrame(conn, nil, maxFrame)
+	if err != nil {
+		return err
+	}
+	group, m, err := decodeFrame(f)
+	if err != nil {
+		return err
+	}
+	if m.GetFrom() != from || m.GetTo() != t.cfg.ID || m.GetType() != pb.MsgSnap {
+		return fmt.Errorf("%w: node %d sends a snapshot in a %s from %d to %d", errFrame, from, m.GetType(), m.GetFrom(), m.GetTo())
+	}
+	data := &chunkReader{conn: conn}
+	err = t.h.ReceiveSnapshot(group, m, data)
+	_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
+	if werr := writeAnswer(conn, err); werr != nil {
+		return werr
+	}
+	return nil
+}
+
+// chunkReader is the data of a snapshot.
+type chunkReader struct {
+	conn net.Conn
+	buf  []byte
+	rest []byte // of buf
+	end  error
+}
+
+func (c *chunkReader) Read(p []byte) (int, error) {
+	for len(c.rest) == 0 {
+		if c.end != nil {
+			return 0, c.end
+		}
+		_ = c.conn.SetReadDeadline(time.Now().Add(6 * ioTimeout)) // the sender may be throttled
+		var err error
+		if c.buf, err = readFrame(c.conn, c.buf, snapshotChunk); err != nil {
+			c.end = unexpected(err)
+			continue
+		}
+		if c.rest = c.buf; len(c.rest) == 0 {
+			c.end = io.EOF
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// Close implements Transport.
+func (t *TCP) Close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closed = true
+	conns := t.conns
+	t.conns = map[net.Conn]bool{}
+	t.mu.Unlock()
+	t.cancel()
+	err := t.ln.Close()
+	for c := range conns {
+		_ = c.Close()
+	}
+	t.work.Wait()
+	return err
+}
