@@ -391,3 +391,40 @@ func TestBuilderAgainstModel(t *testing.T) {
 		m.compare(t, a)
 	})
 }
+
+// Thousands of small changes to a deep tree, checked after each one: more and denser than rapid would draw.
+func TestExtentTreeLongRun(t *testing.T) {
+	const blocks, steps = 600, 4_000
+	for width := 6; width < 9; width++ {
+		rnd := rand.New(rand.NewPCG(uint64(width), 0))
+		tree := NewExtentTree(blocks)
+		tree.width = width
+		m := &model{total: blocks, free: make([]bool, blocks)}
+		for step := range steps {
+			e := Extent{rnd.Uint64N(blocks), 0}
+			e.Count = min(1+rnd.Uint64N(3), blocks-e.Start)
+			free := m.isFree(e.Start)
+			e.Count = min(e.Count, m.run(e.Start, blocks).Count)
+			if 10*rnd.Uint64N(steps) < uint64(step) { // now and then large, and a snapshot that makes nodes be copied
+				e.Count = m.run(e.Start, blocks).Count
+				tree.snapshot()
+			}
+			var err error
+			if free {
+				err = tree.Remove(e)
+			} else {
+				err = tree.Insert(e)
+			}
+			m.set(e, !free)
+			if err == nil {
+				err = tree.check(0)
+			}
+			if err != nil {
+				t.Fatalf("width %d, step %d, %v, free before: %v: %v", width, step, e, free, err)
+			}
+			if got, want := slices.Collect(tree.All), m.freeExtents(); step%50 == 0 && !slices.Equal(got, want) {
+				t.Fatalf("width %d, step %d: free are %v, should be %v", width, step, got, want)
+			}
+		}
+	}
+}
