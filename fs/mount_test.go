@@ -3,7 +3,6 @@ package fs
 import (
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
@@ -22,8 +21,6 @@ func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) 
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("mounting takes /dev/fuse: ", err)
 	}
-	t.Cleanup(func() { syscall.Umask(syscall.Umask(0)) })
-	syscall.Umask(0)
 	options.AllowOther, options.DefaultPermissions, options.Suid, options.Dev = true, true, true, true
 	if options.Logger == nil {
 		logger := logrus.New()
@@ -67,6 +64,7 @@ var variants = map[string]MountOptions{
 func TestPosix(t *testing.T) {
 	for variant, options := range variants {
 		t.Run(variant, func(t *testing.T) {
+			t.Parallel()
 			for name, test := range posixtest.All {
 				t.Run(name, func(t *testing.T) {
 					if name == "FcntlFlockLocksFile" {
@@ -83,6 +81,7 @@ func TestPosix(t *testing.T) {
 func TestOperations(t *testing.T) {
 	for variant, options := range variants {
 		t.Run(variant, func(t *testing.T) {
+			t.Parallel()
 			dir, _, _ := mountMem(t, options)
 			posix.RunOperations(t, dir)
 		})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -64,19 +65,40 @@ func content(t *testing.T, path string) string {
 	return string(data)
 }
 
+// opened has the descriptors that open has given out, and to which test.
+var opened sync.Map
+
+// open opens a file until the end of the test or shut.
 func open(t *testing.T, path string, flags int, mode uint32) int {
 	t.Helper()
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
 	must(t, err)
-	t.Cleanup(func() { unix.Close(fd) })
+	opened.Store(fd, t)
+	t.Cleanup(func() {
+		if opened.CompareAndDelete(fd, t) {
+			unix.Close(fd)
+		}
+	})
 	return fd
+}
+
+// shut closes what open has opened.
+func shut(t *testing.T, fd int) {
+	t.Helper()
+	opened.Delete(fd)
+	must(t, unix.Close(fd))
+}
+
+// command runs a program in a directory. The directory may be on a mount that this very process serves, so the step into it
+// is left to a shell: the runtime cannot serve while it waits for a child that has yet to exec.
+func command(dir, program string, arguments ...string) *exec.Cmd {
+	return exec.Command("/bin/sh", append([]string{"-c", `cd "$0" && exec "$@"`, dir, program}, arguments...)...)
 }
 
 // as runs a shell command as an ordinary user.
 func as(t *testing.T, uid, gid uint32, dir, script string) error {
 	t.Helper()
-	command := exec.Command("/bin/sh", "-c", script)
-	command.Dir = dir
+	command := command(dir, "/bin/sh", "-c", script)
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	output, err := command.CombinedOutput()
 	if err != nil {
@@ -93,14 +115,16 @@ func sub(t *testing.T, dir, name string) string {
 	return path
 }
 
-// RunOperations runs all Operations, each in a directory of its own below dir.
+// RunOperations runs all Operations, each in a directory of its own below dir, with the umask 022.
 func RunOperations(t *testing.T, dir string) {
 	if os.Geteuid() != 0 {
 		t.Skip("the operations take root")
 	}
-	old := unix.Umask(0o022)
-	defer unix.Umask(old)
+	unix.Umask(0o022)
 	for name, test := range Operations {
-		t.Run(name, func(t *testing.T) { test(t, sub(t, dir, name)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, sub(t, dir, name))
+		})
 	}
 }

@@ -147,7 +147,7 @@ func renameOver(t *testing.T, dir string) {
 	n, err := unix.Pread(opened, buf, 0)
 	must(t, err)
 	equal(t, "content of the replaced file", string(buf[:n]), "old")
-	unix.Close(opened)
+	shut(t, opened)
 	equal(t, "reopened", content(t, fmt.Sprintf("/proc/self/fd/%d", path)), "old")
 }
 
@@ -208,7 +208,7 @@ func tmpfile(t *testing.T, dir string) {
 	equal(t, "links", named.Nlink, 1)
 	equal(t, "mtime", named.Mtim, times[1])
 	equal(t, "mode", named.Mode&0o777, 0o640)
-	unix.Close(fd)
+	shut(t, fd)
 	equal(t, "content", content(t, name), "hidden")
 	must(t, os.Remove(name))
 	excl := open(t, dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_EXCL, 0o640)
@@ -287,7 +287,7 @@ func specialFiles(t *testing.T, dir string) {
 // listWhileChanging reads a large directory in small pieces while half of it is removed and more is added: what stays has to
 // be seen once, and seeking back has to find the same.
 func listWhileChanging(t *testing.T, dir string) {
-	const count = 3000
+	const count = 1200
 	for i := range count {
 		write(t, filepath.Join(dir, fmt.Sprintf("stays%d", i)), "")
 		write(t, filepath.Join(dir, fmt.Sprintf("goes%d", i)), "")
@@ -306,7 +306,7 @@ func listWhileChanging(t *testing.T, dir string) {
 		for _, name := range found {
 			seen[name]++
 		}
-		for range 60 {
+		for range 40 {
 			if changed < count {
 				must(t, os.Remove(filepath.Join(dir, fmt.Sprintf("goes%d", changed))))
 				write(t, filepath.Join(dir, fmt.Sprintf("new%d", changed)), "")

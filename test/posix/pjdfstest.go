@@ -2,7 +2,6 @@ package posix
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"testing"
@@ -18,8 +17,7 @@ func Pjdfstest(t *testing.T, dir string) {
 		t.Skipf("set %s to a directory with a built pjdfstest", PjdfstestDir)
 	}
 	only := os.Getenv(PjdfstestDir + "_ONLY") // a family of tests, like "rename"
-	command := exec.Command("prove", "-j", "8", "-r", filepath.Join(suite, "tests", only))
-	command.Dir = dir
+	command := command(dir, "prove", "-j", "8", "-r", filepath.Join(suite, "tests", only))
 	output, err := command.CombinedOutput()
 	report := regexp.MustCompile(`(?m)^.*\.\. ok\n`).ReplaceAll(output, nil)
 	if err != nil {

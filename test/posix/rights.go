@@ -181,7 +181,7 @@ func flock(t *testing.T, dir string) {
 	}()
 	time.Sleep(50 * time.Millisecond)
 	released.Store(true)
-	must(t, unix.Close(a))
+	shut(t, a)
 	equal(t, "waited for the lock", <-done, true)
 	// A process that waits can be killed, one that holds is waited for.
 	if err := exec.Command("timeout", "0.2", "flock", path, "true").Run(); err == nil {
@@ -223,7 +223,7 @@ func ofdLocks(t *testing.T, dir string) {
 		t.Fatalf("did not wait: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	must(t, unix.Close(a))
+	shut(t, a)
 	must(t, <-done)
 }
 
@@ -274,8 +274,7 @@ if pid == 0:
     os._exit(4)
 sys.exit(0 if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3 else "a waiting lock was not interrupted")
 `
-	command := exec.Command(python, "-c", script)
-	command.Dir = dir
+	command := command(dir, python, "-c", script)
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, output)
 	}
@@ -340,8 +339,7 @@ while (time < $end) {
 	$i++;
 }
 `
-	command := exec.Command("perl", "-e", script)
-	command.Dir = dir
+	command := command(dir, "perl", "-e", script)
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, output)
 	}
