@@ -99,7 +99,7 @@ var house = []room{
 	{dir: "fs/replica", may: []string{"consensus/...", "vde/...", "media/...", "fs", "fs/command", "fs/posix", "fs/recode"},
 		never: []ban{noFUSE, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
 
-	{dir: "cmd/...", may: []string{"fs", "fs/replica", "vde", "vde/check", "vde/layout", "vde/meta"}},
+	{dir: "cmd/...", may: []string{"media/...", "fs", "fs/replica", "vde", "vde/check", "vde/layout", "vde/meta"}},
 	{dir: "test/..."},
 }
 
