@@ -78,7 +78,7 @@ func TestPNGFiles(t *testing.T) {
 	}
 	a := filepath.Join(dir, "a.png")
 	old := time.Unix(1e9, 123456789)
-	if err := os.Chtimes(a, old.Add(time.Hour), old); err != nil {
+	if err := os.Chtimes(a, old, old); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(a, 0o604); err != nil {
@@ -133,7 +133,7 @@ func TestPNGFiles(t *testing.T) {
 		}
 	}
 	after := stat()
-	if after.Mtim != before.Mtim || after.Atim != before.Atim || after.Mode != before.Mode || after.Uid != before.Uid || after.Gid != before.Gid {
+	if after.Mtim != before.Mtim || after.Mode != before.Mode || after.Uid != before.Uid || after.Gid != before.Gid {
 		t.Errorf("attributes %+v, want %+v", after, before)
 	}
 	if attributes {
