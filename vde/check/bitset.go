@@ -38,15 +38,6 @@ func (b bitset) add(start, count uint64) (twice bool) {
 	return twice
 }
 
-// addCommon sets the bits of a range that are set in other.
-func (b bitset) addCommon(start, count uint64, other bitset) {
-	other.words(start, count, false, func(w *uint64, mask, base uint64) {
-		if x := *w & mask; x != 0 {
-			b.words(base, 64, true, func(w *uint64, _, _ uint64) { *w |= x })
-		}
-	})
-}
-
 // runs yields the runs of set bits in a range.
 func (b bitset) runs(start, count uint64, yield func(start, count uint64)) {
 	var from, n uint64
