@@ -60,13 +60,15 @@ func (r *refs) overlappingLocked(start, count uint64) []ref {
 func (r *refs) sharedPrefix(start, count uint64) (shared bool, n uint64) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, e := range r.overlappingLocked(start, count) {
-		if e.Phys > start {
-			return false, min(count, e.Phys-start)
-		}
-		return true, min(count, e.Phys+e.Count-start)
+	over := r.overlappingLocked(start, count)
+	switch {
+	case len(over) == 0:
+		return false, count
+	case over[0].Phys > start:
+		return false, over[0].Phys - start
+	default:
+		return true, min(count, over[0].Phys+over[0].Count-start)
 	}
-	return false, count
 }
 
 // add gives every block of the range one more reference.

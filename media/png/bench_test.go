@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +12,7 @@ import (
 // benchFiles reads the PNG files below VDE_PNG_DIRS (directories, separated
 // by colons), or those of the Go distribution.
 func benchFiles(b *testing.B) (files [][]byte, size int64) {
-	dirs := []string{filepath.Join(runtime.GOROOT(), "src/image/png/testdata")}
+	dirs := []string{filepath.Join(goRoot(), "src/image/png/testdata")}
 	if own := os.Getenv("VDE_PNG_DIRS"); own != "" {
 		dirs = strings.Split(own, ":")
 	}

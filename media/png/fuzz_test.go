@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 )
@@ -45,7 +44,7 @@ func check(t *testing.T, in []byte, o Options) {
 // FuzzReencode bends files. CRCs are made right, or hardly an input would
 // get past them.
 func FuzzReencode(f *testing.F) {
-	for _, path := range pngFiles(f, filepath.Join(runtime.GOROOT(), "src/image/png/testdata")) {
+	for _, path := range pngFiles(f, filepath.Join(goRoot(), "src/image/png/testdata")) {
 		if data, err := os.ReadFile(path); err == nil && len(data) < 4000 {
 			f.Add(data, byte(1))
 		}

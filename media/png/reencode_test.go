@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -88,7 +87,7 @@ func pngFiles(t testing.TB, dirs ...string) (list []string) {
 // TestSuiteFiles runs over the PngSuite files that the Go distribution
 // has, and over the directories in VDE_PNG_DIRS (separated by colons).
 func TestSuiteFiles(t *testing.T) {
-	dirs := []string{filepath.Join(runtime.GOROOT(), "src/image/png/testdata")}
+	dirs := []string{filepath.Join(goRoot(), "src/image/png/testdata")}
 	if extra := os.Getenv("VDE_PNG_DIRS"); extra != "" {
 		dirs = append(dirs, strings.Split(extra, ":")...)
 	}

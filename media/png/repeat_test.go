@@ -42,7 +42,7 @@ func TestMark(t *testing.T) {
 		refused(t, broken, ReasonBadCRC)
 	}
 	// No file of another encoder bears the mark.
-	for _, path := range pngFiles(t, filepath.Join(runtime.GOROOT(), "src/image/png/testdata")) {
+	for _, path := range pngFiles(t, filepath.Join(goRoot(), "src/image/png/testdata")) {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

@@ -76,13 +76,13 @@ func (w *workload) step() (what string, err error) {
 	switch {
 	case n < 10 || len(files) == 0:
 		_, err = w.v.Make(ctx, fs.NewNode{Parent: dir, Name: name, Mode: unix.S_IFREG | 0o644})
-		return fmt.Sprintf("create %s in %d", name, dir), nil
+		return fmt.Sprintf("create %s in %d: %v", name, dir, err), nil
 	case n < 15:
 		_, err = w.v.Make(ctx, fs.NewNode{Parent: dir, Name: name, Mode: unix.S_IFDIR | 0o755})
-		return fmt.Sprintf("mkdir %s in %d", name, dir), nil
+		return fmt.Sprintf("mkdir %s in %d: %v", name, dir, err), nil
 	case n < 18:
 		_, err = w.v.Make(ctx, fs.NewNode{Parent: dir, Name: name, Mode: unix.S_IFLNK, Target: "to/" + name})
-		return "symlink", nil
+		return fmt.Sprintf("symlink %s in %d: %v", name, dir, err), nil
 	}
 	e := all[r.IntN(len(all))]
 	f := files[r.IntN(len(files))]
@@ -98,14 +98,14 @@ func (w *workload) step() (what string, err error) {
 		} else {
 			_, err = w.v.Unlink(ctx, e.dir, e.name)
 		}
-		return fmt.Sprintf("remove %s of %d", e.name, e.dir), nil
+		return fmt.Sprintf("remove %s of %d: %v", e.name, e.dir, err), nil
 	case n < 35:
 		flags := []uint32{0, 0, unix.RENAME_NOREPLACE, unix.RENAME_EXCHANGE}[r.IntN(4)]
 		err = w.v.Rename(ctx, e.dir, e.name, dir, name, flags)
-		return fmt.Sprintf("rename %s of %d to %s of %d, %d: %v", e.name, e.dir, name, dir, flags, err), nil
+		return fmt.Sprintf("rename %s of %d to %s of %d, flags %d: %v", e.name, e.dir, name, dir, flags, err), nil
 	case n < 39:
 		_, err = w.v.Link(ctx, f.ino, dir, name)
-		return "link", nil
+		return fmt.Sprintf("link %d as %s in %d: %v", f.ino, name, dir, err), nil
 	case n < 75:
 		size := 1 + r.IntN(12<<10)
 		if r.IntN(2) == 0 {
@@ -141,15 +141,15 @@ func (w *workload) step() (what string, err error) {
 		_, _, err = w.v.CopyRange(ctx, f.ino, off, to.ino, uint64(r.IntN(16))*4096, n)
 		return fmt.Sprintf("copy %d to %d: %v", f.ino, to.ino, err), nil
 	case n < 95:
-		_ = w.v.SetXattr(ctx, e.ino, "user."+name, []byte(name+name), 0, false)
-		return "setxattr", nil
+		err = w.v.SetXattr(ctx, e.ino, "user."+name, []byte(name+name), 0, false)
+		return fmt.Sprintf("setxattr user.%s of %d: %v", name, e.ino, err), nil
 	case n < 96:
-		_ = w.v.RemoveXattr(ctx, e.ino, "user."+name)
-		return "removexattr", nil
+		err = w.v.RemoveXattr(ctx, e.ino, "user."+name)
+		return fmt.Sprintf("removexattr user.%s of %d: %v", name, e.ino, err), nil
 	default:
 		mode := uint32(r.IntN(0o1000))
 		_, err = w.v.SetAttr(ctx, e.ino, fs.SetAttr{Mode: &mode})
-		return fmt.Sprintf("chmod %d", e.ino), nil
+		return fmt.Sprintf("chmod %d: %v", e.ino, err), nil
 	}
 }
 

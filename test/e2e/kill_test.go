@@ -59,7 +59,6 @@ func TestKill(t *testing.T) {
 // crashLoad is a set of workers, each with its own promise of what a crash must leave.
 type crashLoad struct {
 	t       *testing.T
-	dir     string
 	workers []crashWorker
 }
 
