@@ -45,7 +45,7 @@ var (
 		direct:  []strategy{strategyStored, strategyNone, strategyMinSum, strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategyBigrams},
 		finals:  1,
-		hope:    60,
+		hope:    55,
 		params:  deflate.Normal,
 	}
 	// Small pictures cost little whatever is done with them.
@@ -59,7 +59,7 @@ var (
 )
 
 // smallPicture is up to how many bytes of filtered rows a picture is small.
-const smallPicture = 64 << 10
+const smallPicture = 256 << 10
 
 func effortFor(l Level, size int) effort {
 	switch {
@@ -171,7 +171,7 @@ func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
 		if err != nil {
 			return err
 		}
-		out, err := e.deflate.Append(nil, data, deflate.Quick, len(data)+1<<16, b.check)
+		out, err := e.deflate.Append(nil, data, deflate.Swift, len(data)+1<<16, b.check)
 		if err != nil {
 			return err
 		}
