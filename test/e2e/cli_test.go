@@ -287,17 +287,10 @@ func TestMountOptions(t *testing.T) {
 	if err := os.Chmod(d.path("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(filepath.Dir(d.mnt), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	nobody := func(line string) error {
 		cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", line)
 		cmd.Dir = "/"
 		return cmd.Run()
-	}
-	if nobody("ls "+d.mnt) != nil {
-		t.Log("the mount's parents are closed to others: permissions are not looked at here")
-		return
 	}
 	if nobody("cat "+d.path("script")) != nil || nobody("cat "+d.path("secret")) == nil || nobody("touch "+d.path("by-nobody")) == nil {
 		t.Error("another user may do what the modes forbid, or not what they allow")

@@ -38,6 +38,11 @@ type facts struct {
 func newDisk(t *testing.T, size string) *disk {
 	t.Helper()
 	dir := t.TempDir()
+	for _, path := range []string{dir, filepath.Dir(dir)} { // other users get through to the mount
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	d := &disk{t: t, store: filepath.Join(dir, "store"), mnt: filepath.Join(dir, "mnt")}
 	d.vde("format", d.store, "--size", size)
 	if err := os.Mkdir(d.mnt, 0o755); err != nil {

@@ -82,12 +82,10 @@ func makeZoo(t *testing.T, dir string) {
 func TestCopyTrees(t *testing.T) {
 	need(t, "cp", "tar", "rsync")
 	source := t.TempDir()
-	for _, line := range []string{
-		"cp -a " + realTree(t) + " " + source + "/src",
-	} {
-		if output, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", line, err, output)
-		}
+	// Without the commands, the largest part: the rest is more than 7,000 files.
+	line := fmt.Sprintf("cp -a %s %s/src && rm -rf %s/src/cmd", realTree(t), source, source)
+	if output, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, output)
 	}
 	makeZoo(t, filepath.Join(source, "zoo"))
 
