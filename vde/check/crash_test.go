@@ -189,7 +189,7 @@ func TestNothingFoundAfterCrashes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 11))
 	ctx := context.Background()
 	mem := vfs.NewCrashableMem()
-	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: mem}); err != nil {
+	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: 2 << 20, FS: mem}); err != nil {
 		t.Fatal(err)
 	}
 	v, err := replica.Open(storeDir, replica.Options{FS: mem, Logger: quiet(), SegmentSize: 64 << 10})
@@ -241,7 +241,7 @@ func TestNothingFoundAfterCrashes(t *testing.T) {
 // Repair of stores with several keys gone or changed at once ends, never makes it worse, and what it calls repaired is.
 func TestManyDamages(t *testing.T) {
 	whole := makeSample(t)
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		s := whole.clone()
 		done := s.spoil(t, rng, 1+rng.IntN(6))

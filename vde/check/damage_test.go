@@ -150,7 +150,7 @@ var damages = []damage{
 			}
 		}},
 	{name: "image cut off", kinds: kinds(check.KindImage, check.KindSuperblock), says: "vde.json says",
-		do: func(t *testing.T, s *sample) { s.replace(t, imagePath, s.read(t, imagePath)[:1<<20]) }},
+		do: func(t *testing.T, s *sample) { s.replace(t, imagePath, s.read(t, imagePath)[:512<<10]) }},
 	{name: "bitmap damaged", kinds: kinds(check.KindBitmap), says: "checksum",
 		do: func(t *testing.T, s *sample) { flip(t, s, imagePath, 4096+500) }},
 	{name: "bitmap has a used block free", kinds: kinds(check.KindBitmap), says: "1 blocks free that are in use",
@@ -159,7 +159,7 @@ var damages = []damage{
 			s.bitmap(t, func(bits []byte) { bits[b/8] &^= 1 << (b % 8) })
 		}},
 	{name: "bitmap has free blocks in use", kinds: kinds(check.KindBitmap), says: "8 blocks in use that are free",
-		do: func(t *testing.T, s *sample) { s.bitmap(t, func(bits []byte) { bits[40] = 0xff }) }},
+		do: func(t *testing.T, s *sample) { s.bitmap(t, func(bits []byte) { bits[20] = 0xff }) }},
 	{name: "bitmap of another time", kinds: kinds(check.KindBitmap), says: "not closed together",
 		do: func(t *testing.T, s *sample) { s.set(t, []byte("sclean"), make([]byte, 8)) }},
 	{name: "a table of the metadata damaged", kinds: kinds(check.KindMetadata), says: "cannot be", refused: true,
@@ -367,15 +367,15 @@ var damages = []damage{
 		do: func(t *testing.T, s *sample) { setExtent(t, s, s.inner, meta.Extent{Count: 1}) }},
 	{name: "extent beyond the largest file", kinds: kinds(check.KindBitmap, check.KindBlocks, check.KindExtent), says: "beyond the largest file", refused: true,
 		do: func(t *testing.T, s *sample) {
-			setExtent(t, s, s.inner, meta.Extent{FileBlock: 1 << 33, Phys: 400, Count: 1, Unwritten: true})
+			setExtent(t, s, s.inner, meta.Extent{FileBlock: 1 << 33, Phys: 200, Count: 1, Unwritten: true})
 		}},
 	{name: "file block mapped twice", kinds: kinds(check.KindBitmap, check.KindBlocks, check.KindExtent), says: "file block 101 is mapped twice", refused: true,
 		do: func(t *testing.T, s *sample) {
-			setExtent(t, s, s.sparse, meta.Extent{FileBlock: 101, Phys: 400, Count: 1, Unwritten: true})
+			setExtent(t, s, s.sparse, meta.Extent{FileBlock: 101, Phys: 200, Count: 1, Unwritten: true})
 		}},
 	{name: "extent of a directory", kinds: kinds(check.KindBitmap, check.KindBlocks, check.KindExtent), says: "is no regular file", refused: true,
 		do: func(t *testing.T, s *sample) {
-			setExtent(t, s, s.deep, meta.Extent{Phys: 400, Count: 1, Unwritten: true})
+			setExtent(t, s, s.deep, meta.Extent{Phys: 200, Count: 1, Unwritten: true})
 		}},
 	{name: "blocks of two files", kinds: kinds(check.KindOverlap, check.KindBitmap), says: "belong to 2 extents without being shared: inode",
 		changed: []string{"/sub/deep/inner"},
@@ -390,7 +390,7 @@ var damages = []damage{
 			s.set(t, key('r', r.Phys), uvarints(r.Count, 5))
 		}},
 	{name: "reference count of free blocks", kinds: kinds(check.KindRefs), says: "they are not shared",
-		do: func(t *testing.T, s *sample) { s.set(t, key('r', 400), uvarints(7, 2)) }},
+		do: func(t *testing.T, s *sample) { s.set(t, key('r', 200), uvarints(7, 2)) }},
 	{name: "reference count too long", kinds: kinds(check.KindRefs), says: "they are not shared",
 		do: func(t *testing.T, s *sample) {
 			r := s.firstRef(t)

@@ -26,7 +26,7 @@ import (
 
 const (
 	storeDir  = "store"
-	imageSize = 2 << 20 // bytes
+	imageSize = 1 << 20 // bytes
 )
 
 func quiet() logrus.FieldLogger {
