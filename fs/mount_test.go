@@ -12,8 +12,8 @@ import (
 	"vdefs/test/posix"
 )
 
-// mountMem mounts a memVolume for the length of a test.
-func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) {
+// needMount skips a test where nothing can be mounted.
+func needMount(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
@@ -21,6 +21,12 @@ func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) 
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("mounting takes /dev/fuse: ", err)
 	}
+}
+
+// mountMem mounts a memVolume for the length of a test.
+func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) {
+	t.Helper()
+	needMount(t)
 	options.AllowOther, options.DefaultPermissions, options.Suid, options.Dev = true, true, true, true
 	if options.Logger == nil {
 		logger := logrus.New()
