@@ -386,7 +386,7 @@ func TestQuietGroupsSleep(t *testing.T) {
 		for _, id := range ids {
 			g := c.nodes[id].g
 			g.mu.Lock()
-			sleeps := g.rep.Load().sleep.asleep
+			sleeps := g.rep.Load().sleep.asleep.Load()
 			g.mu.Unlock()
 			if !sleeps {
 				return false

@@ -542,7 +542,7 @@ func (m *Manager) tickLoop() {
 			m.balance()
 		}
 		for _, g := range m.opened() {
-			if rep := g.rep.Load(); rep != nil {
+			if rep := g.rep.Load(); rep != nil && !rep.sleep.asleep.Load() {
 				// A failure stops the group, which is where it is reported.
 				_ = g.stepReplica(rep, rep.tick)
 			}

@@ -133,9 +133,9 @@ func newReplica(c replicaConfig) (*replica, error) {
 		seq:       binary.LittleEndian.Uint64(start[:]) >> 1,
 		proposals: map[uint64]*ticket{},
 		fault:     c.fault,
-		sleep:     sleeper{after: uint64(c.sleepTicks), never: c.leaseReads},
 		onLeader:  c.onLeader,
 	}
+	r.sleep.after, r.sleep.never = uint64(c.sleepTicks), c.leaseReads
 	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
 	// What is committed is at least what was applied, and never more than we have.
 	r.store.hard = &pb.HardState{
@@ -221,7 +221,7 @@ func (r *replica) leaderChanged() {
 }
 
 func (r *replica) tick() error {
-	if r.sleep.asleep {
+	if r.sleep.asleep.Load() {
 		return nil
 	}
 	return r.do(func() error {

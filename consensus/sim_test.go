@@ -80,7 +80,6 @@ type simMessage struct {
 	group    string
 	m        *pb.Message
 	snapshot []byte // with a MsgSnap
-	sender   int    // incarnation of the sender, for the snapshot's report
 }
 
 // simOp is what a client asked for.
@@ -619,7 +618,7 @@ func (s *sim) check() {
 		}
 		for _, g := range n.replicas() {
 			rep := g.rep.Load()
-			if rep.sleep.asleep {
+			if rep.sleep.asleep.Load() {
 				s.asleep++
 			}
 			if rep.state != raft.StateLeader {
@@ -872,7 +871,7 @@ const simSteps = 2000
 func TestSim(t *testing.T) {
 	seeds, from := 500, 1
 	if raceEnabled {
-		seeds = 60 // there is one goroutine: nothing can race, it only takes longer
+		seeds = 40 // there is one goroutine: nothing can race, it only takes longer
 	}
 	_, _ = fmt.Sscan(os.Getenv("SIM_SEEDS"), &seeds)
 	_, _ = fmt.Sscan(os.Getenv("SIM_FROM"), &from)

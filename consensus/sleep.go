@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -19,9 +20,10 @@ import (
 // still, as if the process had been stopped. Leases measure time, so with leases
 // nobody sleeps.
 type sleeper struct {
-	after  uint64 // ticks without anything to do
-	never  bool
-	asleep bool
+	after uint64 // ticks without anything to do
+	never bool
+	// asleep is written with the group's lock held, and read by the clock without it.
+	asleep atomic.Bool
 	quiet  uint64 // ticks since there was something
 }
 
@@ -32,13 +34,16 @@ func isLullaby(m *pb.Message) bool {
 	return m.GetType() == pb.MsgHeartbeat && bytes.Equal(m.GetContext(), lullaby)
 }
 
-func (r *replica) wake() { r.sleep.asleep, r.sleep.quiet = false, 0 }
+func (r *replica) wake() {
+	r.sleep.asleep.Store(false)
+	r.sleep.quiet = 0
+}
 
 // wakeFor wakes the replica for a message that is more than a sign of life.
 func (r *replica) wakeFor(m *pb.Message) {
 	switch {
 	case isLullaby(m), m.GetType() == pb.MsgHeartbeatResp:
-	case m.GetType() == pb.MsgHeartbeat && !r.sleep.asleep:
+	case m.GetType() == pb.MsgHeartbeat && !r.sleep.asleep.Load():
 	default:
 		r.wake()
 	}
@@ -75,7 +80,7 @@ func (r *replica) maybeSleep() {
 			Type: pb.MsgHeartbeat.Enum(), From: new(r.id), To: new(id), Term: new(term), Commit: new(last), Context: lullaby,
 		})
 	}
-	r.sleep.asleep = true
+	r.sleep.asleep.Store(true)
 }
 
 // followToSleep sleeps if the leader that says so is right.
@@ -83,6 +88,6 @@ func (r *replica) followToSleep(m *pb.Message) {
 	st := r.rn.BasicStatus()
 	if r.state == raft.StateFollower && r.leader == m.GetFrom() && st.HardState.GetTerm() == m.GetTerm() &&
 		m.GetCommit() == r.log.LastIndex() && r.idle() {
-		r.sleep.asleep = true
+		r.sleep.asleep.Store(true)
 	}
 }

@@ -39,6 +39,9 @@ const (
 	diskCategory = vfs.DiskWriteCategory("raft-log")
 )
 
+// zeros is what extends a segment.
+var zeros [zeroAhead]byte
+
 // FileOptions says where and how a FileLogStore keeps its log.
 type FileOptions struct {
 	FS  vfs.FS
@@ -69,7 +72,6 @@ type FileLogStore struct {
 	opts   FileOptions
 	log    logrus.FieldLogger
 	dir    vfs.File   // for syncing the directory
-	zeros  []byte     // constant
 	syncMu sync.Mutex // serialises syncs, and keeps segments from vanishing during one
 
 	durable atomic.Uint64
@@ -243,7 +245,7 @@ func (l *FileLogStore) writeFailedLocked(seg *segment, err error) error {
 	l.tailDirty = true
 	// The header's bytes are the first that a write in part has written: if they
 	// are not there, a read finds the end of the file.
-	if _, zerr := seg.file.WriteAt(l.zeros[:recordHeader], seg.end); zerr != nil && !isFull(zerr) {
+	if _, zerr := seg.file.WriteAt(zeros[:recordHeader], seg.end); zerr != nil && !isFull(zerr) {
 		return l.failLocked("undoing a failed write to "+seg.name()+logSuffix, zerr)
 	}
 	return fmt.Errorf("%w to %s%s: %w", ErrNotAppended, seg.name(), logSuffix, err)
@@ -465,7 +467,7 @@ func (l *FileLogStore) extendLocked() {
 		return
 	}
 	// What fails here costs speed, nothing else: no record is where we write.
-	if _, err := seg.file.WriteAt(l.zeros[:to-l.zeroed], l.zeroed); err == nil {
+	if _, err := seg.file.WriteAt(zeros[:to-l.zeroed], l.zeroed); err == nil {
 		l.zeroed = to
 	}
 }

@@ -30,7 +30,6 @@ func OpenFile(opts FileOptions) (*FileLogStore, error) {
 	l := &FileLogStore{
 		opts:  opts,
 		log:   opts.Logger,
-		zeros: make([]byte, max(recordHeader, min(zeroAhead, opts.SegmentSize/16))),
 		cache: entryCache{limit: opts.CacheBytes},
 	}
 	if l.log == nil {
