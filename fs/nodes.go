@@ -36,6 +36,9 @@ type node struct {
 	unlinked bool
 	// dropCaps: it had file capabilities when it was opened for writing; the first write removes them.
 	dropCaps bool
+	// unread: it was written since it was last opened for reading. What was written is in the kernel's cache and can be
+	// read from there without a request, so it is the open that tells of a read.
+	unread bool
 }
 
 func newNodeTable() *nodeTable {
@@ -112,18 +115,23 @@ func (t *nodeTable) named(id uint64) (unreference bool) {
 	return true
 }
 
-// open counts a handle; the caller has referenced the inode.
-func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
+// open counts a handle; the caller has referenced the inode. It tells whether what is read through it may be what the
+// kernel has kept since it was written.
+func (t *nodeTable) open(id uint64, writer, dropCaps bool) (unread bool) {
 	s := t.shard(id)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := s.m[id]
 	n.opens++
 	if writer {
 		n.writers++
 	}
 	n.dropCaps = n.dropCaps || dropCaps
+	if !writer {
+		unread, n.unread = n.unread, false
+	}
 	s.m[id] = n
-	s.mu.Unlock()
+	return unread
 }
 
 // release takes a handle back, and tells whether it was the last that could write.
@@ -152,18 +160,30 @@ func (t *nodeTable) get(id uint64) node {
 	return s.m[id]
 }
 
-// takeDropCaps tells once whether capabilities are to be removed. forget is for when new ones were set.
-func (t *nodeTable) takeDropCaps(id uint64) bool {
+// wrote notes a write, and tells once whether it removes capabilities.
+func (t *nodeTable) wrote(id uint64) (dropCaps bool) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, ok := s.m[id]
-	if !ok || !n.dropCaps {
+	if !ok || n.unread && !n.dropCaps {
 		return false
 	}
-	n.dropCaps = false
+	dropCaps, n.dropCaps = n.dropCaps, false
+	n.unread = true
 	s.m[id] = n
-	return true
+	return dropCaps
+}
+
+// setCaps notes that a file has got capabilities, which writes of before leave alone.
+func (t *nodeTable) setCaps(id uint64) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.m[id]; ok && n.dropCaps {
+		n.dropCaps = false
+		s.m[id] = n
+	}
 }
 
 // drain empties the table after the connection is gone: the kernel gives nothing back any more. It returns how many

@@ -126,7 +126,7 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if _, err := f.volume.Write(f.ctx, ino, in.Offset, data, how); err != nil {
 		return 0, f.status(opWrite, ino, err)
 	}
-	if how&WriteFromCache != 0 && f.nodes.takeDropCaps(in.NodeId) {
+	if f.nodes.wrote(in.NodeId) {
 		if err := f.volume.RemoveXattr(f.ctx, ino, capabilityXattr); err != nil && ToErrno(err) != syscall.ENODATA {
 			return 0, f.status(opWrite, ino, err)
 		}
