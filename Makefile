@@ -16,7 +16,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop test check unit crashes crash e2e bench fmt install uninstall clean help
+.PHONY: all build run stop test check unit crashes crash sim e2e bench fmt install uninstall clean help
 
 all: build
 
@@ -67,6 +67,12 @@ unit:
 crashes:
 	@echo '== crashes at any write, in memory'
 	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/crash
+	@echo '== simulated clusters, 500 seeds'
+	@CGO_ENABLED=0 $(GO) test -timeout 20m -run 'TestSim$$' ./consensus
+
+# Simulated clusters without end; a seed that fails is replayed with SIM_FROM=n SIM_SEEDS=1.
+sim:
+	@CGO_ENABLED=0 SIM_FOR=$${SIM_FOR:-8h} $(GO) test -timeout 0 -v -run 'TestSim$$' ./consensus
 
 # Runs for hours; CRASH_POINTS says how many crashes are tried.
 CRASH_POINTS ?= 1000000
@@ -102,6 +108,7 @@ help:
 	@echo 'make run      build, make a store at STORE=$(STORE) (SIZE=$(SIZE)) if there is none, mount it at MNT=$(MNT)'
 	@echo 'make stop     unmount it'
 	@echo 'make test     all tests (make check, make unit, make crashes, make e2e are its parts)'
+	@echo 'make sim      simulated clusters for hours'
 	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make fmt      format the source'

@@ -196,7 +196,7 @@ func (im *Image) fail(err error) error {
 
 // check refuses ranges outside the data blocks: a wrong extent must never reach a superblock or the bitmap.
 func (im *Image) check(start, count uint64) error {
-	if start < im.data || count > im.blocks || start+count > im.blocks-1 {
+	if start < im.data || start > im.blocks-1 || count > im.blocks-1-start {
 		return fmt.Errorf("blocks %d+%d are outside the data blocks %d to %d", start, count, im.data, im.blocks-2)
 	}
 	return nil
