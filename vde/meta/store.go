@@ -70,7 +70,9 @@ func Open(dir string, o Options) (*Store, error) {
 			BackgroundError: o.OnError,
 			// A damaged table is an error of whoever reads it; Pebble's own answer would be to end the process.
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				o.Logger.Errorf("damaged metadata table %s: %v", info.Path, info.Details)
+				if o.Logger != nil {
+					o.Logger.Errorf("damaged metadata table %s: %v", info.Path, info.Details)
+				}
 			},
 			FlushEnd: func(info pebble.FlushInfo) {
 				if o.OnFlush != nil && info.Err == nil {
