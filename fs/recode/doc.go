@@ -37,7 +37,7 @@
 //
 // In mode sync close(2) returns when the smaller file is in place, as far as anybody can see: the close waits while the
 // file is encoded; the swap comes when the kernel has let go of the open file, which it says in a request of its own that
-// nobody waits for, right behind the close; and until then (half a second at most) whoever asks for the file by its path
+// nobody waits for, right behind the close; and until then (a second at most) whoever asks for the file by its path
 // waits. If a duplicate of the descriptor stays open, in another process for example, the swap comes with its close. The
 // mount asks for the request at close(2), one for every file, only if its own mode is sync; so a directory with "sync" on
 // a mount with another mode is treated as async.

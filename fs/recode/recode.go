@@ -58,7 +58,7 @@ const (
 	maxFile = 48 << 20
 
 	closingSlots  = 2                      // closes served at a time
-	closingWait   = 500 * time.Millisecond // that a request by path waits for the swap behind a close to begin
+	closingWait   = time.Second // that a request by path waits for the swap behind a close to begin
 	swapWait      = 10 * time.Second       // and for one under way
 	maxPrepared   = 64 << 20               // bytes made at closes and not yet swapped in
 	preparedStale = time.Minute            // after which a prepared swap whose close never came is dropped
@@ -80,16 +80,21 @@ type Recoder struct {
 	wake     chan struct{} // something is in order
 	swapWake chan struct{} // something is in swaps
 
-	mu       sync.Mutex
-	mount    fs.Announcer           // nil: not mounted, nothing is done; guarded by mu, as all below
-	names    map[meta.Ino]place     // of files that are called .png
-	dirty    map[meta.Ino]struct{}  // written since they were closed
-	waiting  map[meta.Ino]struct{}  // looked at, but open
-	kept     map[meta.Ino]uint64    // version at which a file was looked at and is as small as it gets
-	queued   map[meta.Ino]job       // candidates
-	order    []job                  // the queue: by due; entries that are not the latest of their file are void
-	seq      uint64                 // of the latest entry of order
-	prepared map[meta.Ino]*prepared // made at a close; BeginChange has been called
+	mu    sync.Mutex
+	mount fs.Announcer          // nil: not mounted, nothing is done; guarded by mu, as all below
+	names map[meta.Ino]place    // of files that are called .png
+	dirty map[meta.Ino]struct{} // written since they were closed
+	// waiting are files that were looked at, but open.
+	waiting map[meta.Ino]struct{}
+	kept    map[meta.Ino]uint64 // version at which a file was looked at and is as small as it gets
+	queued  map[meta.Ino]job    // candidates
+	order   []job               // the queue, by due; entries that are not the latest of their file are void
+	seq     uint64              // of the latest entry of order
+	// working are files that somebody looks at, encodes, has prepared or swaps: one at a time, from BeginChange to
+	// EndChange. freed is signalled when one is taken out or is prepared.
+	working  map[meta.Ino]struct{}
+	freed    sync.Cond
+	prepared map[meta.Ino]*prepared // made at a close that may not have been the last
 	swaps    []*prepared            // prepared ones whose file is closed
 	stats    Stats
 
@@ -128,8 +133,9 @@ func New(store Store, o Options) *Recoder {
 		store: store, options: o, png: png.DefaultOptions(), closing: make(chan struct{}, closingSlots),
 		wake: make(chan struct{}, 1), swapWake: make(chan struct{}, 1),
 		names: map[meta.Ino]place{}, dirty: map[meta.Ino]struct{}{}, waiting: map[meta.Ino]struct{}{}, kept: map[meta.Ino]uint64{},
-		queued: map[meta.Ino]job{}, prepared: map[meta.Ino]*prepared{}, stats: Stats{Skipped: map[string]uint64{}},
+		queued: map[meta.Ino]job{}, working: map[meta.Ino]struct{}{}, prepared: map[meta.Ino]*prepared{}, stats: Stats{Skipped: map[string]uint64{}},
 	}
+	r.freed.L = &r.mu
 	r.png.Level = o.Level
 	r.png.MaxBytes = min(maxFile, o.Memory/2)
 	// Package png takes 4 times the decoded size, the file, and 16 MiB.
@@ -146,8 +152,9 @@ func (r *Recoder) Attach(mount fs.Announcer) {
 	if mount == nil {
 		clear(r.queued)
 		r.order = nil
-		clear(r.prepared)
-		r.preparedBytes = 0
+		for ino := range r.prepared {
+			r.dropLocked(ino)
+		}
 	}
 }
 
@@ -162,7 +169,10 @@ func (r *Recoder) Run(stop <-chan struct{}) {
 	}
 	workers.Go(r.swapper)
 	<-stop
+	r.mu.Lock()
 	r.cancel()
+	r.freed.Broadcast()
+	r.mu.Unlock()
 	workers.Wait()
 }
 
@@ -206,11 +216,11 @@ func (r *Recoder) swapper() {
 			p, mount := r.swaps[0], r.mount
 			r.swaps = r.swaps[1:]
 			r.mu.Unlock()
-			if mount == nil {
-				continue
+			if mount != nil {
+				r.swap(mount, p)
+				mount.EndChange(p.ino, p.place.parent, p.place.name)
 			}
-			r.swap(mount, p)
-			mount.EndChange(p.ino, p.place.parent, p.place.name)
+			r.release(p.ino)
 		}
 	}
 }
@@ -226,12 +236,67 @@ func (r *Recoder) candidate(ino meta.Ino) (p place, mount fs.Announcer) {
 	return p, r.mount
 }
 
+// take makes the caller the one who works on a file; false: there is one already.
+func (r *Recoder) take(ino meta.Ino) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.working[ino]; taken {
+		if r.prepared[ino] == nil {
+			r.enqueueLocked(ino)
+		}
+		return false // or it comes back with the close
+	}
+	r.working[ino] = struct{}{}
+	return true
+}
+
+// takeClosing waits until nobody works on a file, and takes what has been prepared for it before. It fails when Run ends.
+func (r *Recoder) takeClosing(ino meta.Ino) (before *prepared, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if r.ctx.Err() != nil {
+			return nil, false
+		}
+		before = r.prepared[ino]
+		if _, taken := r.working[ino]; !taken || before != nil {
+			break
+		}
+		r.freed.Wait()
+	}
+	if before != nil {
+		delete(r.prepared, ino)
+		r.preparedBytes -= len(before.made)
+	}
+	r.working[ino] = struct{}{}
+	return before, true
+}
+
+func (r *Recoder) release(ino meta.Ino) {
+	r.mu.Lock()
+	r.releaseLocked(ino)
+	r.mu.Unlock()
+}
+
+func (r *Recoder) releaseLocked(ino meta.Ino) {
+	delete(r.working, ino)
+	r.freed.Broadcast()
+}
+
+// dropLocked drops what was prepared for a file; mu is held.
+func (r *Recoder) dropLocked(ino meta.Ino) {
+	r.preparedBytes -= len(r.prepared[ino].made)
+	delete(r.prepared, ino)
+	r.releaseLocked(ino)
+}
+
 // look looks at a file in the background, and makes it smaller if it can be.
 func (r *Recoder) look(ino meta.Ino) {
 	at, mount := r.candidate(ino)
-	if mount == nil {
+	if mount == nil || !r.take(ino) {
 		return
 	}
+	defer r.release(ino)
 	mode, err := r.modeOf(r.ctx, at.parent)
 	if err != nil || mode == Off {
 		r.skipError(ino, at, skipMode, err)
@@ -262,35 +327,48 @@ func (r *Recoder) Closing(ino meta.Ino) {
 	case <-r.ctx.Done():
 		return
 	}
-	p := r.encode(ino, at)
-	r.mu.Lock()
-	dropped := r.sweepLocked(ino)
-	if p != nil && r.preparedBytes+len(p.made) > maxPrepared {
-		p = nil // it is done in the background
+	before, ok := r.takeClosing(ino)
+	if !ok {
+		return
 	}
-	if p != nil {
-		r.prepared[ino] = p
-		r.preparedBytes += len(p.made)
-	}
-	r.mu.Unlock()
-	for _, old := range dropped {
-		mount.EndChange(old.ino, 0, "")
+	p := before // of another close of the same open file
+	if before == nil || !r.current(before) {
+		p = r.encode(ino, at)
 	}
 	if p != nil {
 		mount.BeginChange(ino, closingWait)
 	}
+	for _, dropped := range r.prepare(ino, p) {
+		mount.EndChange(dropped, 0, "")
+	}
 }
 
-// sweepLocked takes out what was prepared for a file before, and what nobody came for; mu is held.
-func (r *Recoder) sweepLocked(ino meta.Ino) (dropped []*prepared) {
-	for i, p := range r.prepared {
-		if i == ino || time.Since(p.at) > preparedStale {
-			delete(r.prepared, i)
-			r.preparedBytes -= len(p.made)
-			dropped = append(dropped, p)
+// prepare keeps what was made at a close until the file is closed. It returns the files that no change is prepared for
+// any more: this one if p is nil or there is no room for it (then it is done in the background), and those that nobody has
+// come for.
+func (r *Recoder) prepare(ino meta.Ino, p *prepared) (dropped []meta.Ino) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other, old := range r.prepared {
+		if time.Since(old.at) > preparedStale {
+			r.dropLocked(other)
+			dropped = append(dropped, other)
 		}
 	}
+	if p == nil || r.mount == nil || r.preparedBytes+len(p.made) > maxPrepared {
+		r.releaseLocked(ino)
+		return append(dropped, ino)
+	}
+	r.prepared[ino] = p
+	r.preparedBytes += len(p.made)
+	r.freed.Broadcast()
 	return dropped
+}
+
+// current tells whether a file is still what was read.
+func (r *Recoder) current(p *prepared) bool {
+	in, err := r.store.Inode(r.ctx, p.ino)
+	return err == nil && in.Version == p.version
 }
 
 // encode reads a file and encodes it; nil: it stays as it is.
@@ -358,6 +436,9 @@ func (r *Recoder) swap(mount fs.Announcer, p *prepared) {
 	r.mu.Unlock()
 	c := &command.Replace{Ino: p.ino, Version: p.version, Data: p.made, Xattrs: []command.Xattr{{Name: Xattr, Value: p.record}}}
 	try := func() error {
+		if !r.current(p) {
+			return ErrChanged // without waiting for whoever has it open
+		}
 		return r.store.Swap(r.ctx, c, func() { mount.BeginChange(p.ino, swapWait) }, func(in meta.Inode) {
 			mount.Changed(p.ino, in.Version)
 			r.swapped(p, &in)
@@ -378,7 +459,10 @@ func (r *Recoder) swap(mount fs.Announcer, p *prepared) {
 	case errors.Is(err, ErrBusy):
 		r.skip(skipBusy)
 	case errors.Is(err, ErrChanged):
-		r.skip(skipChanged)
+		r.mu.Lock()
+		r.skipLocked(skipChanged)
+		r.enqueueLocked(p.ino) // in case it is closed already
+		r.mu.Unlock()
 	default:
 		r.skipError(p.ino, p.place, skipError, err)
 	}
