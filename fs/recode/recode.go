@@ -57,11 +57,11 @@ const (
 	// maxFile is the largest file that is looked at, in bytes: one with its replacement fits into one log entry.
 	maxFile = 48 << 20
 
-	closingSlots  = 2                      // closes served at a time
-	closingWait   = time.Second // that a request by path waits for the swap behind a close to begin
-	swapWait      = 10 * time.Second       // and for one under way
-	maxPrepared   = 64 << 20               // bytes made at closes and not yet swapped in
-	preparedStale = time.Minute            // after which a prepared swap whose close never came is dropped
+	closingSlots  = 2                // closes served at a time
+	closingWait   = time.Second      // that a request by path waits for the swap behind a close to begin
+	swapWait      = 10 * time.Second // and for one under way
+	maxPrepared   = 64 << 20         // bytes made at closes and not yet swapped in
+	preparedStale = time.Minute      // after which a prepared swap whose close never came is dropped
 
 	busyTries = 20 // to find a file closed
 	busyPause = 50 * time.Millisecond
