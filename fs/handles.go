@@ -14,10 +14,7 @@ import (
 
 // opened answers an open: the caller has referenced the inode.
 func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.OpenOut) {
-	if f.nodes.open(node, writes(flags), dropCaps) && !f.options.NoCache && f.touch(f.ino(node), flags) {
-		// No READ will come that tells the kernel to ask for the atime.
-		f.server.InodeNotify(node, -1, 0)
-	}
+	f.nodes.open(node, writes(flags), dropCaps)
 	out.Fh = f.handles.Add(1)
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if !f.writeback {
@@ -44,11 +41,10 @@ func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	f.volume.Unreference(f.ino(in.NodeId))
 }
 
-// touch notes that a file was read through a file with these flags, unless that leaves no trace.
-func (f *filesystem) touch(ino meta.Ino, flags uint32) bool {
-	if f.options.NoAtime || f.options.ReadOnly || flags&syscall.O_NOATIME != 0 {
-		return false
+// touch notes that a file was read through a file with these flags. What is read out of the kernel's cache is not noticed:
+// the kernel tells of no such read. (To take an open for one would be worse: most programs that look at files open them.)
+func (f *filesystem) touch(ino meta.Ino, flags uint32) {
+	if !f.options.NoAtime && !f.options.ReadOnly && flags&syscall.O_NOATIME == 0 {
+		f.volume.TouchAtime(ino)
 	}
-	f.volume.TouchAtime(ino)
-	return true
 }

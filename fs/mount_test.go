@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,15 +49,43 @@ func mountMem(t *testing.T, options MountOptions) (string, *Server, *memVolume) 
 			unix.Unmount(dir, unix.MNT_DETACH)
 			return
 		}
-		volume.mu.Lock()
-		defer volume.mu.Unlock()
-		for ino, in := range volume.inodes {
-			if in.references != 0 || in.Nlink == 0 {
-				t.Errorf("inode %d is left with %d references and %d links", ino, in.references, in.Nlink)
-			}
+		if err := volume.leftovers(); err != nil {
+			t.Error(err)
 		}
 	})
 	return dir, server, volume
+}
+
+// leftovers is an error if something is still referenced, or there without a name.
+func (v *memVolume) leftovers() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for ino, in := range v.inodes {
+		if in.references != 0 || in.Nlink == 0 {
+			return fmt.Errorf("inode %d is left with %d references and %d links", ino, in.references, in.Nlink)
+		}
+	}
+	return nil
+}
+
+func TestMain(m *testing.M) {
+	posix.ServeApart(serveMem)
+	os.Exit(m.Run())
+}
+
+// serveMem mounts a memVolume.
+func serveMem(variant, base string) (wait func() error, err error) {
+	options := variants[variant]
+	options.AllowOther, options.DefaultPermissions, options.Suid, options.Dev = true, true, true, true
+	volume := newMemVolume()
+	server, err := Mount(volume, filepath.Join(base, "mnt"), options)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		server.Wait()
+		return volume.leftovers()
+	}, nil
 }
 
 // variants are the ways of caching that behave differently in the kernel.
@@ -85,20 +114,18 @@ func TestPosix(t *testing.T) {
 }
 
 func TestOperations(t *testing.T) {
-	for variant, options := range variants {
+	for variant := range variants {
 		t.Run(variant, func(t *testing.T) {
 			t.Parallel()
-			dir, _, _ := mountMem(t, options)
-			posix.RunOperations(t, dir)
+			posix.RunOperations(t, posix.Apart(t, variant))
 		})
 	}
 }
 
 func TestPjdfstest(t *testing.T) {
-	for variant, options := range variants {
+	for variant := range variants {
 		t.Run(variant, func(t *testing.T) {
-			dir, _, _ := mountMem(t, options)
-			posix.Pjdfstest(t, dir)
+			posix.Pjdfstest(t, posix.Apart(t, variant))
 		})
 	}
 }

@@ -36,9 +36,6 @@ type node struct {
 	unlinked bool
 	// dropCaps: it had file capabilities when it was opened for writing; the first write removes them.
 	dropCaps bool
-	// unread: it was written since it was last opened for reading. What was written is in the kernel's cache and can be
-	// read from there without a request, so it is the open that tells of a read.
-	unread bool
 }
 
 func newNodeTable() *nodeTable {
@@ -115,9 +112,8 @@ func (t *nodeTable) named(id uint64) (unreference bool) {
 	return true
 }
 
-// open counts a handle; the caller has referenced the inode. It tells whether what is read through it may be what the
-// kernel has kept since it was written.
-func (t *nodeTable) open(id uint64, writer, dropCaps bool) (unread bool) {
+// open counts a handle; the caller has referenced the inode.
+func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,11 +123,7 @@ func (t *nodeTable) open(id uint64, writer, dropCaps bool) (unread bool) {
 		n.writers++
 	}
 	n.dropCaps = n.dropCaps || dropCaps
-	if !writer {
-		unread, n.unread = n.unread, false
-	}
 	s.m[id] = n
-	return unread
 }
 
 // release takes a handle back, and tells whether it was the last that could write.
@@ -160,30 +152,18 @@ func (t *nodeTable) get(id uint64) node {
 	return s.m[id]
 }
 
-// wrote notes a write, and tells once whether it removes capabilities.
+// wrote tells of a write, once, whether it removes capabilities.
 func (t *nodeTable) wrote(id uint64) (dropCaps bool) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, ok := s.m[id]
-	if !ok || n.unread && !n.dropCaps {
+	if !ok || !n.dropCaps {
 		return false
 	}
-	dropCaps, n.dropCaps = n.dropCaps, false
-	n.unread = true
+	n.dropCaps = false
 	s.m[id] = n
-	return dropCaps
-}
-
-// setCaps notes that a file has got capabilities, which writes of before leave alone.
-func (t *nodeTable) setCaps(id uint64) {
-	s := t.shard(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n, ok := s.m[id]; ok && n.dropCaps {
-		n.dropCaps = false
-		s.m[id] = n
-	}
+	return true
 }
 
 // drain empties the table after the connection is gone: the kernel gives nothing back any more. It returns how many

@@ -62,7 +62,7 @@ func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 	err := f.volume.SetXattr(f.ctx, ino, name, value, in.Flags, in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0)
 	f.changedMeanwhile(in.NodeId, ino) // an ACL is the mode too
 	if err == nil && name == capabilityXattr {
-		f.nodes.setCaps(in.NodeId)
+		f.nodes.wrote(in.NodeId) // new ones stay
 	}
 	return f.status(opSetxattr, ino, err)
 }

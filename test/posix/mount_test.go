@@ -1,13 +1,13 @@
 package posix
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
 	"vdefs/fs/replica"
@@ -21,58 +21,49 @@ var variants = map[string]fs.MountOptions{
 	"nocache":      {NoCache: true},
 }
 
-// mount makes a store and mounts it for the length of a test.
-func mount(t *testing.T, options fs.MountOptions) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting takes root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("mounting takes /dev/fuse: ", err)
-	}
-	unix.Umask(0o022)
-	base := t.TempDir()
-	// For the users that tests turn into.
-	must(t, os.Chmod(base, 0o755))
-	must(t, os.Chmod(filepath.Dir(base), 0o755))
-	store, dir := filepath.Join(base, "store"), filepath.Join(base, "mnt")
-	must(t, os.Mkdir(dir, 0o755))
+func TestMain(m *testing.M) {
+	ServeApart(serve)
+	os.Exit(m.Run())
+}
+
+// serve makes a store and mounts it.
+func serve(variant, base string) (wait func() error, err error) {
 	logger := logrus.New()
-	logger.SetOutput(t.Output())
-	_, err := vde.Format(store, vde.FormatOptions{Size: 1 << 30})
-	must(t, err)
+	logger.SetLevel(logrus.WarnLevel)
+	store := filepath.Join(base, "store")
+	if _, err := vde.Format(store, vde.FormatOptions{Size: 1 << 30}); err != nil {
+		return nil, err
+	}
 	volume, err := replica.Open(store, replica.Options{Logger: logger})
-	must(t, err)
+	if err != nil {
+		return nil, err
+	}
+	options := variants[variant]
 	options.AllowOther, options.DefaultPermissions, options.Suid, options.Dev = true, true, true, true
 	options.Logger = logger
-	server, err := fs.Mount(volume, dir, options)
+	server, err := fs.Mount(volume, filepath.Join(base, "mnt"), options)
 	if err != nil {
-		volume.Close()
-		t.Fatal(err)
+		return nil, errors.Join(err, volume.Close())
 	}
-	t.Cleanup(func() {
-		if err := server.Unmount(); err != nil {
-			t.Error(err)
-			unix.Unmount(dir, unix.MNT_DETACH)
-			server.Wait()
-		}
-		if err := volume.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	return func() error {
+		server.Wait()
+		return volume.Close()
+	}, nil
 }
 
 func TestOperations(t *testing.T) {
-	for variant, options := range variants {
-		t.Run(variant, func(t *testing.T) { RunOperations(t, mount(t, options)) })
+	for variant := range variants {
+		t.Run(variant, func(t *testing.T) {
+			t.Parallel()
+			RunOperations(t, Apart(t, variant))
+		})
 	}
 }
 
 func TestPosixtest(t *testing.T) {
-	for variant, options := range variants {
+	for variant := range variants {
 		t.Run(variant, func(t *testing.T) {
-			dir := mount(t, options)
+			dir := Apart(t, variant)
 			for name, test := range posixtest.All {
 				t.Run(name, func(t *testing.T) {
 					if name == "FcntlFlockLocksFile" {
@@ -86,7 +77,7 @@ func TestPosixtest(t *testing.T) {
 }
 
 func TestPjdfstest(t *testing.T) {
-	for variant, options := range variants {
-		t.Run(variant, func(t *testing.T) { Pjdfstest(t, mount(t, options)) })
+	for variant := range variants {
+		t.Run(variant, func(t *testing.T) { Pjdfstest(t, Apart(t, variant)) })
 	}
 }
