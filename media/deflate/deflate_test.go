@@ -44,20 +44,20 @@ func roundTrip(t testing.TB, e *Encoder, src []byte, p Params) []byte {
 // samples are inputs of very different kinds.
 func samples() map[string][]byte {
 	rng := rand.New(rand.NewPCG(1, 2))
-	random := make([]byte, 60_000)
+	random := make([]byte, 40_000)
 	for i := range random {
 		random[i] = byte(rng.Uint32())
 	}
-	few := make([]byte, 60_000) // few symbols, so that there are very many matches
+	few := make([]byte, 15_000) // few symbols, so that there are very many matches
 	for i := range few {
 		few[i] = byte(rng.Uint32() & 1)
 	}
-	skewed := make([]byte, 40_000) // code lengths reach their limit
+	skewed := make([]byte, 15_000) // code lengths reach their limit
 	for i := range skewed {
 		skewed[i] = byte(rng.ExpFloat64() * 3)
 	}
 	var text []byte
-	for len(text) < 300_000 {
+	for len(text) < 60_000 {
 		n := rng.IntN(len(random) - 40)
 		text = append(text, random[n:n+3+rng.IntN(30)]...)
 		text = append(text, "the same again"[:rng.IntN(14)]...)
@@ -67,13 +67,13 @@ func samples() map[string][]byte {
 		"one":       {7},
 		"two":       {7, 7},
 		"short":     []byte("abcabcabcd"),
-		"zeros":     make([]byte, 600_000),
+		"zeros":     make([]byte, 300_000),
 		"random":    random,
 		"few":       few,
 		"skewed":    skewed,
 		"text":      text,
 		"far":       append(append(bytes.Clone(random[:windowSize]), random[:windowSize]...), random[1:windowSize]...),
-		"stretches": append(append(make([]byte, 20_000), random[:50_000]...), text[:30_000]...),
+		"stretches": append(append(make([]byte, 20_000), random[:30_000]...), text[:20_000]...),
 	}
 }
 
@@ -93,6 +93,14 @@ func TestRoundTrip(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAcrossChunks has matches that go on from one chunk to the next.
+func TestAcrossChunks(t *testing.T) {
+	src := bytes.Repeat(samples()["text"], 2*chunkSize/60_000)
+	var e Encoder
+	out := roundTrip(t, &e, src, Swift)
+	t.Logf("%d bytes became %d", len(src), len(out))
 }
 
 // TestSmallerThanLibrary holds the encoder to its purpose.
