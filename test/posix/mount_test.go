@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/sirupsen/logrus"
 
 	"vdefs/fs"
@@ -62,22 +61,12 @@ func TestOperations(t *testing.T) {
 
 func TestPosixtest(t *testing.T) {
 	for variant := range variants {
-		t.Run(variant, func(t *testing.T) {
-			dir := Apart(t, variant)
-			for name, test := range posixtest.All {
-				t.Run(name, func(t *testing.T) {
-					if name == "FcntlFlockLocksFile" {
-						t.Skip("wants a process to be kept out by its own POSIX lock; fails on every disk filesystem")
-					}
-					test(t, sub(t, dir, name))
-				})
-			}
-		})
+		t.Run(variant, func(t *testing.T) { Posixtest(t, Apart(t, variant), variant == "writeback") })
 	}
 }
 
 func TestPjdfstest(t *testing.T) {
 	for variant := range variants {
-		t.Run(variant, func(t *testing.T) { Pjdfstest(t, Apart(t, variant)) })
+		t.Run(variant, func(t *testing.T) { Pjdfstest(t, func() string { return Apart(t, variant) }) })
 	}
 }

@@ -327,7 +327,7 @@ func signals(t *testing.T, dir string) {
 use Time::HiRes qw(setitimer ITIMER_REAL time); use Fcntl; use POSIX ();
 POSIX::sigaction(POSIX::SIGALRM, POSIX::SigAction->new(sub {}, POSIX::SigSet->new, 0)); # without SA_RESTART
 setitimer(ITIMER_REAL, 0.0005, 0.0005);
-my $data = "x" x 200000; my $end = time + 1.5; my $i = 0;
+my $data = "x" x 200000; my $end = time + 0.7; my $i = 0;
 while (time < $end) {
 	sysopen(my $f, "f$i", O_RDWR|O_CREAT|O_EXCL) or die "create: $!";
 	syswrite($f, $data) == length($data) or die "write: $!";
