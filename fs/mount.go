@@ -112,7 +112,11 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 func (f *filesystem) connect(mountpoint string) (*fuse.Server, error) {
 	options := f.fuseOptions()
 	if os.Geteuid() != 0 {
-		return fuse.NewServer(f, mountpoint, options) // through fusermount3
+		// fusermount3 opens it with the user's rights, and tells its reason only to the terminal.
+		if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
+			return nil, fmt.Errorf("open /dev/fuse: %w", err)
+		}
+		return fuse.NewServer(f, mountpoint, options)
 	}
 	device, err := mountDirect(mountpoint, &f.options)
 	if err != nil {
