@@ -46,15 +46,9 @@ func (e *Engine) PrepareWrite(ino meta.Ino, fileBlock uint64, data []byte) ([]al
 	return extents, sums, nil
 }
 
-// Unprepare gives blocks back that no transaction mapped.
-func (e *Engine) Unprepare(extents []alloc.Extent) error {
-	for _, x := range extents {
-		if err := e.alloc.Free(x); err != nil {
-			return e.fail(fmt.Errorf("give blocks %d+%d back: %w", x.Start, x.Count, err))
-		}
-	}
-	return nil
-}
+// Unprepare gives blocks back that no transaction mapped. They are free after the next checkpoint: the log may hold the
+// refused record that names them, and a replay keeps what records name from being given out.
+func (e *Engine) Unprepare(extents []alloc.Extent) { e.frees.add(extents) }
 
 // SyncPrepared makes durable the blocks of every PrepareWrite that returned before the call. To be called before the
 // log is synced for somebody who was promised it. It costs nothing when there were none; callers that come together

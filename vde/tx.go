@@ -216,13 +216,13 @@ func (tx *Tx) unlock() {
 // Discard ends the transaction without a change, but for the mark that its entry was applied: the entry's failure is
 // its result.
 func (tx *Tx) Discard() error {
+	defer tx.e.settle.RUnlock()
+	tx.unlock()
 	for _, x := range tx.taken {
 		if err := tx.e.alloc.Free(x); err != nil {
 			return tx.e.fail(fmt.Errorf("give blocks %d+%d back: %w", x.Start, x.Count, err))
 		}
 	}
-	tx.unlock()
-	defer tx.e.settle.RUnlock()
 	if err := tx.batch.Close(); err != nil {
 		return tx.e.fail(err)
 	}
@@ -249,7 +249,7 @@ func (e *Engine) setGroup(slot uint16, g meta.Group) {
 }
 
 // Commit makes the change visible to everybody. The data of writes is in its place when Rest has returned; readers
-// of the ranges wait for that by themselves.
+// of the ranges wait for that by themselves. An error ends the transaction, and the engine: Rest is not called.
 func (tx *Tx) Commit() error {
 	for i, in := range tx.inodes {
 		if tx.dirty[i] {
@@ -267,6 +267,8 @@ func (tx *Tx) Commit() error {
 	tx.batch.SetGroup(tx.slot, tx.group)
 	tx.e.unflushed.Add(int64(tx.batch.Len()))
 	if err := tx.batch.Commit(); err != nil {
+		tx.unlock() // readers must not wait for ever
+		tx.e.settle.RUnlock()
 		return tx.e.fail(err)
 	}
 	tx.e.setGroup(tx.slot, tx.group)

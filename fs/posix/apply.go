@@ -76,7 +76,8 @@ func Apply(tx *vde.Tx, c command.Command, t meta.Time, replay *Replay) (Result, 
 	switch {
 	case errors.Is(err, vde.ErrNoSpace):
 		err = errors.Join(syscall.ENOSPC, err)
-	case errors.Is(err, vde.ErrBadBlock):
+	case errors.Is(err, vde.ErrBadBlock), errors.Is(err, meta.ErrDecode):
+		// Damage of one file or directory is the answer to who touches it, not the end of the whole store.
 		err = errors.Join(syscall.EIO, err)
 	}
 	return a.res, err

@@ -120,6 +120,16 @@ func (a *applier) share(c *command.Share) error {
 	if c.Src == c.Dst && c.SrcBlock < c.DstBlock+c.Count && c.DstBlock < c.SrcBlock+c.Count {
 		return syscall.EINVAL
 	}
+	if tail := c.DstSize % blockSize; tail != 0 {
+		// The last block is shared whole, as both files end in it: then there is nothing behind the end of either that
+		// would be lost, or be found there later. The caller has looked, but files may have changed since.
+		srcEnd := (c.SrcBlock+c.Count-1)*blockSize + tail
+		if src.Size != srcEnd || dst.Size > c.DstSize || c.DstSize != (c.DstBlock+c.Count-1)*blockSize+tail {
+			return syscall.EAGAIN
+		}
+	} else if src.Size < (c.SrcBlock+c.Count)*blockSize {
+		return syscall.EAGAIN
+	}
 	if err := a.Share(src, c.SrcBlock, dst, c.DstBlock, c.Count); err != nil {
 		return err
 	}

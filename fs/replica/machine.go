@@ -24,6 +24,9 @@ type machine struct {
 type proposal struct {
 	cmd  command.Command
 	time meta.Time
+	// open, if set, counts the inode that the command makes, before any later command can take its name away and the
+	// reaper finds it unused.
+	open *opens
 }
 
 // outcome is what Apply hands back: the command's result, or the errno that refused it, and the transaction whose Rest
@@ -42,7 +45,7 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		if err != nil {
 			return nil, err
 		}
-		p = &proposal{c, t}
+		p = &proposal{cmd: c, time: t}
 	}
 	if m.replaying {
 		m.eng.LogDurable(m.slot, index)
@@ -58,10 +61,7 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 	res, err := posix.Apply(tx, p.cmd, p.time, replay)
 	if err != nil {
 		if c, ok := p.cmd.(*command.WriteRef); ok && !mine {
-			// Reserved before the replay, and mapped by nobody.
-			if err := m.eng.Unprepare(c.Extents); err != nil {
-				return nil, err
-			}
+			m.eng.Unprepare(c.Extents) // reserved before the replay, and mapped by nobody
 		}
 		if derr := tx.Discard(); derr != nil {
 			return nil, derr
@@ -74,6 +74,9 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 	}
 	if err := tx.Commit(); err != nil {
 		return nil, err
+	}
+	if p.open != nil {
+		p.open.add(res.Inode.Ino)
 	}
 	if mine {
 		return outcome{res: res, tx: tx}, nil

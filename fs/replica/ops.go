@@ -113,12 +113,13 @@ func (v *Volume) makeNode(ctx context.Context, n fs.NewNode, orphan bool) (meta.
 		Parent: n.Parent, Name: n.Name, Mode: n.Mode, Umask: n.Umask, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Target: n.Target,
 		Orphan: orphan, SecurityName: n.Security.Name, SecurityValue: n.Security.Value,
 	}
-	res, err := v.change(ctx, c)
+	var open *opens
+	if n.Reference {
+		open = v.opens
+	}
+	res, err := v.changeOpen(ctx, c, open)
 	if err != nil {
 		return res.Inode, err
-	}
-	if n.Reference {
-		v.opens.add(res.Inode.Ino)
 	}
 	if !orphan {
 		v.watch.named(n.Parent, n.Name, &res.Inode)
@@ -293,6 +294,11 @@ func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []
 		copy(whole, data)
 		data = whole
 	}
+	return v.proposeRef(ctx, ino, off, end, data, how)
+}
+
+// proposeRef writes whole blocks to the image and proposes a write that ends at end and refers to them.
+func (v *Volume) proposeRef(ctx context.Context, ino meta.Ino, off, end uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
 	extents, sums, err := v.eng.PrepareWrite(ino, off/4096, data)
 	if err != nil {
 		return meta.Inode{}, errors.Join(syscall.EAGAIN, err) // the plain way tells what is wrong
@@ -302,7 +308,8 @@ func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []
 		KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
 	})
 	if err != nil {
-		return res.Inode, errors.Join(err, v.eng.Unprepare(extents))
+		v.eng.Unprepare(extents)
+		return res.Inode, err
 	}
 	v.watch.wrote(ino)
 	return res.Inode, nil
@@ -376,7 +383,8 @@ func (v *Volume) CopyRange(ctx context.Context, src meta.Ino, srcOff uint64, dst
 			}
 		}
 		// The last block of the source is shared whole where it lands at or behind the end of the destination: what
-		// is behind the end of a file is zeros in both.
+		// is behind the end of a file is zeros in both. Applying makes sure that both still end there; else the rest is
+		// copied.
 		left := length - done
 		blocks, size := left/bs, dstOff+done
 		if left%bs != 0 && srcOff+length == in.Size && dstOff+length >= out.Size {
@@ -389,12 +397,14 @@ func (v *Volume) CopyRange(ctx context.Context, src meta.Ino, srcOff uint64, dst
 			res, err := v.change(ctx, &command.Share{
 				Src: src, SrcBlock: (srcOff + done) / bs, Dst: dst, DstBlock: (dstOff + done) / bs, Count: blocks, DstSize: size,
 			})
-			if err != nil {
+			if err != nil && !errors.Is(err, syscall.EAGAIN) {
 				return done, out, err
 			}
-			v.watch.wrote(dst)
-			out = res.Inode
-			done = min(length, done+blocks*bs)
+			if err == nil {
+				v.watch.wrote(dst)
+				out = res.Inode
+				done = min(length, done+blocks*bs)
+			}
 		}
 	}
 	if err := copyBytes(length - done); err != nil && done == 0 {

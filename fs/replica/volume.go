@@ -204,8 +204,13 @@ func (v *Volume) group(ino meta.Ino) (*consensus.Group, error) {
 
 // propose puts a command into the log of its group and returns its result when it has been applied here.
 func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, error) {
+	return v.proposeOpen(ctx, c, nil)
+}
+
+// proposeOpen is propose; the inode that the command makes is counted as in use in the same step, if open is given.
+func (v *Volume) proposeOpen(ctx context.Context, c command.Command, open *opens) (posix.Result, error) {
 	g := v.bySlot()[0]
-	p := &proposal{cmd: c, time: fs.Now()}
+	p := &proposal{cmd: c, time: fs.Now(), open: open}
 	r, err := g.Propose(ctx, command.Encode(c, p.time), p)
 	if err != nil {
 		if errors.Is(err, consensus.ErrNotAppended) {
@@ -222,13 +227,18 @@ func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, 
 
 // change is propose for what a user asks for: refused on a read-only volume, held back while too much waits in memory.
 func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, error) {
+	return v.changeOpen(ctx, c, nil)
+}
+
+// changeOpen is change, as proposeOpen is propose.
+func (v *Volume) changeOpen(ctx context.Context, c command.Command, open *opens) (posix.Result, error) {
 	if v.readOnly {
 		return posix.Result{}, syscall.EROFS
 	}
 	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
 		return posix.Result{}, err
 	}
-	return v.propose(ctx, c)
+	return v.proposeOpen(ctx, c, open)
 }
 
 // reserve promises blocks to a change and returns the function that takes the promise back. What was unlinked is

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
+	"vdefs/fs/command"
 	"vdefs/vde"
 	"vdefs/vde/meta"
 )
@@ -212,5 +213,81 @@ func TestFullStore(t *testing.T) {
 	ino = mkfile(t, v, "again")
 	if _, err := v.Write(ctx, ino, 0, chunk, 0); err != nil {
 		t.Fatalf("write after freeing: %v", err)
+	}
+}
+
+// TestRefusedReference has the log hold the record of a large write that was refused, as the file had grown meanwhile.
+// What the record names must not be given out while a crash may replay it.
+func TestRefusedReference(t *testing.T) {
+	ctx := context.Background()
+	mem := formatMem(t, 4<<20)
+	v := open(t, mem)
+	ino := mkfile(t, v, "a")
+	refused := bytes.Repeat([]byte{1}, 16*4096)
+	if _, err := v.Write(ctx, ino, 0, bytes.Repeat([]byte{2}, 9000), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := v.proposeRef(ctx, ino, 0, 100, refused, 0) // ends in the middle of a block that the file goes on behind
+	if !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("a write whose last block would cut the file off: %v, want EAGAIN", err)
+	}
+	v.refMin = 4096
+	// All but a few blocks: refused ones are among them if they are free already.
+	_, free := v.eng.Usage()
+	data := bytes.Repeat([]byte{3}, int(free-4)*4096)
+	other := mkfile(t, v, "b")
+	if _, err := v.Write(ctx, other, 0, data, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w, err := Open("store", Options{FS: mem.CrashClone(vfs.CrashCloneCfg{}), Logger: quiet(), SegmentSize: 1 << 20})
+	if err != nil {
+		t.Fatalf("open after a crash: %v", err)
+	}
+	if !bytes.Equal(readAll(t, w, other), data) || len(readAll(t, w, ino)) != 9000 {
+		t.Error("contents differ after the crash")
+	}
+	for _, v := range []*Volume{w, v} {
+		if err := v.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		if total, free := v.eng.Usage(); total-free != uint64(3+len(data)/4096) {
+			t.Errorf("%d blocks are used, want %d: the refused ones are not free again", total-free, 3+len(data)/4096)
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestShareOfTheEnd: a last block that is shared whole must be the end of both files when that is applied.
+func TestShareOfTheEnd(t *testing.T) {
+	ctx := context.Background()
+	v := open(t, formatMem(t, 4<<20))
+	defer v.Close()
+	for _, c := range []struct {
+		name              string
+		src, dst, dstSize int
+		want              error
+	}{
+		{"both end there", 5000, 0, 5000, nil},
+		{"destination ends before", 5000, 4500, 5000, nil},
+		{"destination goes on", 5000, 6000, 5000, syscall.EAGAIN},
+		{"source goes on", 6000, 0, 5000, syscall.EAGAIN},
+		{"source ends before", 4500, 0, 5000, syscall.EAGAIN},
+		{"whole blocks", 8192, 10000, 8192, nil},
+	} {
+		src, dst := mkfile(t, v, "src "+c.name), mkfile(t, v, "dst "+c.name)
+		for ino, n := range map[meta.Ino]int{src: c.src, dst: c.dst} {
+			if _, err := v.Write(ctx, ino, 0, bytes.Repeat([]byte{9}, n), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := v.change(ctx, &command.Share{Src: src, Dst: dst, Count: 2, DstSize: uint64(c.dstSize)})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
 	}
 }
