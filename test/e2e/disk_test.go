@@ -37,6 +37,12 @@ type facts struct {
 // newDisk formats a store. At the end of the test it is unmounted, whatever is left, and checked with all its data.
 func newDisk(t *testing.T, size string) *disk {
 	t.Helper()
+	return formatted(t, "--size", size)
+}
+
+// formatted is newDisk with the flags of vde format.
+func formatted(t *testing.T, flags ...string) *disk {
+	t.Helper()
 	dir := t.TempDir()
 	for _, path := range []string{dir, filepath.Dir(dir)} { // other users get through to the mount
 		if err := os.Chmod(path, 0o755); err != nil {
@@ -44,7 +50,7 @@ func newDisk(t *testing.T, size string) *disk {
 		}
 	}
 	d := &disk{t: t, store: filepath.Join(dir, "store"), mnt: filepath.Join(dir, "mnt")}
-	d.vde("format", d.store, "--size", size)
+	d.vde(append([]string{"format", d.store}, flags...)...)
 	if err := os.Mkdir(d.mnt, 0o755); err != nil {
 		t.Fatal(err)
 	}

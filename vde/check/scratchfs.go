@@ -85,10 +85,25 @@ func (s *scratchFS) nodeLocked(op, name string) (*scratchNode, error) {
 		if n.base, err = s.base.Open(name); err != nil {
 			return nil, err
 		}
-		n.size = st.Size()
+		if n.size, err = sizeBelow(n.base, st); err != nil {
+			return nil, errors.Join(&fs.PathError{Op: op, Path: name, Err: err}, n.base.Close())
+		}
 		s.names[name] = n
 	}
 	return n, nil
+}
+
+// sizeBelow is how much can be read from a file, which stat does not tell of a block device.
+func sizeBelow(file vfs.File, st vfs.FileInfo) (int64, error) {
+	fd := file.Fd()
+	if fd == vfs.InvalidFd {
+		return st.Size(), nil
+	}
+	var sys unix.Stat_t
+	if err := unix.Fstat(int(fd), &sys); err != nil || sys.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return st.Size(), err
+	}
+	return unix.Seek(int(fd), 0, io.SeekEnd)
 }
 
 func (s *scratchFS) createLocked(name string) (*scratchNode, error) {
