@@ -70,6 +70,16 @@ type StateMachine interface {
 	AppliedIndex() uint64
 }
 
+// Consolidator is what a StateMachine implements whose commands may mean something
+// on this node alone (ProposeAlone).
+type Consolidator interface {
+	// Consolidate makes everything that was applied durable, so that no entry up to
+	// AppliedIndex is needed any more. It is called before the group gets its first
+	// other member, between two calls of Apply and with the group's lock held: the
+	// log then begins anew, and who joins starts from a snapshot.
+	Consolidate() error
+}
+
 // LogStore keeps a group's log. Its contract stands with the interface.
 type LogStore = logstore.LogStore
 
@@ -94,6 +104,8 @@ var (
 	ErrDropped = errors.New("consensus: the proposal was dropped")
 	// ErrUnknownOutcome is returned for a proposal that may or may not be applied.
 	ErrUnknownOutcome = errors.New("consensus: the outcome of the proposal is not known")
+	// ErrNotAlone refuses a command that only this node could apply.
+	ErrNotAlone = errors.New("consensus: the group has other members")
 	// ErrBadMembership refuses a change of membership that cannot be made: one that
 	// leaves no voter, or comes in the middle of another.
 	ErrBadMembership = errors.New("consensus: the membership cannot be changed so")

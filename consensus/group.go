@@ -127,6 +127,26 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error { return rep.propose(cmd, t) })
 }
 
+// ProposeAlone is Propose for a command that only this node can apply: it fails
+// with ErrNotAlone, and nothing happened, once the group may have other members.
+func (g *Group) ProposeAlone(ctx context.Context, cmd []byte, local any) (any, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(cmd) > MaxCommandSize {
+		return nil, fmt.Errorf("%w: the command has %d", ErrTooLarge, len(cmd))
+	}
+	result, alone, err := g.proposeSolo(cmd, local)
+	if !alone {
+		return nil, fmt.Errorf("%w: group %s", ErrNotAlone, g.name)
+	}
+	return result, err
+}
+
+// Replicated reports whether the group has, or may get, other members. It never
+// becomes false again while the group is open.
+func (g *Group) Replicated() bool { return g.rep.Load() != nil }
+
 // proposeSolo is the whole way of a proposal where this node alone is the group:
 // what is in the log is committed. alone is false, and nothing was done, where it
 // is not.

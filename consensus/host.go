@@ -192,7 +192,11 @@ func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) erro
 	for i, e := range es {
 		index := e.GetIndex()
 		if index <= g.applied.Load() {
-			continue // a snapshot came in between and holds it
+			// A snapshot came in between and holds it.
+			if tickets[i] != nil {
+				tickets[i].finish(nil, fmt.Errorf("%w: group %s: entry %d came with a snapshot", ErrUnknownOutcome, g.name, index))
+			}
+			continue
 		}
 		switch d := e.GetData(); {
 		case e.GetType() != pb.EntryNormal:
@@ -279,18 +283,23 @@ func (g *Group) await(ctx context.Context, rep *replica, t *ticket) (any, error)
 	case o := <-t.done:
 		return o.result, o.err
 	case <-ctx.Done():
-		g.mu.Lock()
-		rep.forget(t)
-		g.mu.Unlock()
-		return nil, fmt.Errorf("%w: group %s: %w", ErrUnknownOutcome, g.name, ctx.Err())
+		return g.giveUp(rep, t, ctx.Err())
 	case <-g.done:
-		select {
-		case o := <-t.done:
-			return o.result, o.err
-		default:
-			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, g.closedErr())
-		}
+		return g.giveUp(rep, t, g.closedErr())
 	}
+}
+
+// giveUp takes a ticket back. One that is being applied at this moment is waited
+// for: its result may have to be looked after.
+func (g *Group) giveUp(rep *replica, t *ticket, cause error) (any, error) {
+	g.mu.Lock()
+	waiting := rep.forget(t)
+	g.mu.Unlock()
+	if !waiting {
+		o := <-t.done
+		return o.result, o.err
+	}
+	return nil, fmt.Errorf("%w: group %s: %w", ErrUnknownOutcome, g.name, cause)
 }
 
 func (g *Group) closedErr() error {
@@ -370,6 +379,14 @@ func (g *Group) ensureReplica() (*replica, error) {
 	// acknowledged before has to be.
 	if err := g.log.Sync(); err != nil {
 		return nil, g.stop(err)
+	}
+	if c, ok := g.sm.(Consolidator); ok && g.last.Load() > 0 {
+		if err := c.Consolidate(); err != nil {
+			return nil, g.stop(err)
+		}
+		if err := g.log.Reset(g.last.Load(), g.log.LastTerm()); err != nil {
+			return nil, g.stop(err)
+		}
 	}
 	hard := g.hard
 	hard.Commit = g.last.Load()

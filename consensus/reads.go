@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 )
@@ -83,6 +84,21 @@ func (q *readQueue) retryDue() bool {
 
 func (q *readQueue) empty() bool {
 	return len(q.waiting) == 0 && len(q.asked) == 0 && len(q.confirmedReads) == 0
+}
+
+// forget drops a reader that no longer waits; false if it was answered.
+func (q *readQueue) forget(t *ticket) bool {
+	for _, list := range []*[]*ticket{&q.waiting, &q.asked} {
+		if i := slices.Index(*list, t); i >= 0 {
+			*list = slices.Delete(*list, i, i+1)
+			return true
+		}
+	}
+	i := slices.IndexFunc(q.confirmedReads, func(c confirmedRead) bool { return c.t == t })
+	if i >= 0 {
+		q.confirmedReads = slices.Delete(q.confirmedReads, i, i+1)
+	}
+	return i >= 0
 }
 
 func (q *readQueue) abandon(err error) {

@@ -660,13 +660,16 @@ func (r *replica) abandon(err error) {
 	r.reads.abandon(err)
 }
 
-// forget drops a proposal whose caller no longer waits.
-func (r *replica) forget(t *ticket) {
+// forget drops a proposal or read whose caller no longer waits. false: it was
+// answered, or is being applied and will be.
+func (r *replica) forget(t *ticket) (waiting bool) {
 	for seq, p := range r.proposals {
 		if p == t {
 			delete(r.proposals, seq)
+			return true
 		}
 	}
+	return r.reads.forget(t)
 }
 
 // Snapshotter is what a StateMachine implements whose group has several voters:
