@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,11 +30,20 @@ type TCPConfig struct {
 	Insecure bool
 	Logger   logrus.FieldLogger // nil: nobody is told
 
+	// Join is given connections of machines that are no nodes yet: those that offer JoinProtocol by ALPN. They
+	// need no certificate and cannot send anything to a group. The handshake is done and no deadline is set; the
+	// connection is closed when Join returns, and by Close, which waits for Join. nil: they are refused. Without
+	// TLS there are none.
+	Join func(net.Conn)
+
 	// QueueBytes bounds what waits for one peer. 0: 64 MiB.
 	QueueBytes int
 	// SnapshotRate bounds the bytes per second of one snapshot. 0: no bound.
 	SnapshotRate int
 }
+
+// JoinProtocol is the ALPN protocol of machines that ask to become nodes.
+const JoinProtocol = "vde-join/1"
 
 // NodeName is the DNS name that node id's certificate is for.
 func NodeName(id uint64) string { return fmt.Sprintf("node-%d.vde", id) }
@@ -439,11 +449,23 @@ func (t *TCP) acceptLoop() {
 func (t *TCP) serve(raw net.Conn) {
 	defer t.work.Done()
 	defer t.untrack(raw)
-	conn, from, kind, err := t.welcome(raw)
-	if err == nil && kind == kindSnapshot {
-		err = t.serveSnapshot(conn, from)
-	} else if err == nil {
-		err = t.serveMessages(conn, from)
+	conn, join, err := t.secure(raw)
+	var from uint64
+	if err == nil && join {
+		t.cfg.Join(conn)
+		_ = conn.Close() // says so to the other side, before untrack cuts the connection
+		return
+	}
+	if err == nil {
+		var kind connKind
+		from, kind, err = t.welcome(conn)
+		switch {
+		case err != nil:
+		case kind == kindSnapshot:
+			err = t.serveSnapshot(conn, from)
+		default:
+			err = t.serveMessages(conn, from)
+		}
 	}
 	if err != nil && err != io.EOF && t.ctx.Err() == nil {
 		t.refused.Add(1)
@@ -452,20 +474,46 @@ func (t *TCP) serve(raw net.Conn) {
 	}
 }
 
-// welcome does the handshake: who is it, and is it ours?
-func (t *TCP) welcome(raw net.Conn) (conn net.Conn, from uint64, kind connKind, err error) {
+// secure does the TLS handshake. join tells that the other side is no node and asks to become one: it has shown no
+// certificate.
+func (t *TCP) secure(raw net.Conn) (conn net.Conn, join bool, err error) {
+	if t.cfg.TLS == nil {
+		return raw, false, nil
+	}
 	_ = raw.SetDeadline(time.Now().Add(dialTimeout))
 	defer func() { _ = raw.SetDeadline(time.Time{}) }()
-	conn = raw
-	if t.cfg.TLS != nil {
-		c := t.cfg.TLS.Clone()
-		c.MinVersion = tls.VersionTLS13
-		c.ClientAuth = tls.RequireAndVerifyClientCert
-		conn = tls.Server(raw, c)
+	nodes := t.cfg.TLS.Clone()
+	nodes.MinVersion = tls.VersionTLS13
+	nodes.ClientAuth = tls.RequireAndVerifyClientCert
+	// A session that began without a certificate is never taken up again by one that needs it.
+	nodes.SessionTicketsDisabled = true
+	nodes.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.Contains(info.SupportedProtos, JoinProtocol) {
+			return nil, nil
+		}
+		if t.cfg.Join == nil {
+			return nil, errors.New("transport: nobody can join here")
+		}
+		strangers := nodes.Clone()
+		strangers.GetConfigForClient = nil
+		strangers.NextProtos = []string{JoinProtocol}
+		strangers.ClientAuth = tls.NoClientCert
+		return strangers, nil
 	}
+	tc := tls.Server(raw, nodes)
+	if err := tc.HandshakeContext(t.ctx); err != nil {
+		return tc, false, unexpected(err)
+	}
+	return tc, tc.ConnectionState().NegotiatedProtocol == JoinProtocol, nil
+}
+
+// welcome reads who is calling and on what business, and answers whether that is right.
+func (t *TCP) welcome(conn net.Conn) (from uint64, kind connKind, err error) {
+	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
+	defer func() { _ = conn.SetDeadline(time.Time{}) }()
 	b := make([]byte, helloSize)
 	if _, err := io.ReadFull(conn, b); err != nil {
-		return conn, 0, 0, unexpected(err)
+		return 0, 0, unexpected(err)
 	}
 	h, err := decodeHello(b)
 	switch {
@@ -489,7 +537,7 @@ func (t *TCP) welcome(raw net.Conn) (conn net.Conn, from uint64, kind connKind, 
 	if werr := writeAnswer(conn, err); err == nil {
 		err = werr
 	}
-	return conn, h.from, h.kind, err
+	return h.from, h.kind, err
 }
 
 func (t *TCP) serveMessages(conn net.Conn, from uint64) error {

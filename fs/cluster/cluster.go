@@ -132,7 +132,7 @@ type Config struct {
 	// TLS has this node's certificate, for transport.NodeName(NodeID), and the cluster's authority as RootCAs and
 	// ClientCAs.
 	TLS *tls.Config
-	// OnJoin is given connections that negotiated ALPN JoinProtocol, after the handshake, without a client
+	// OnJoin is given connections that negotiated ALPN transport.JoinProtocol, after the handshake, without a client
 	// certificate. The connection is closed when it returns. nil: such connections are refused.
 	OnJoin func(net.Conn)
 }

@@ -96,10 +96,12 @@ var house = []room{
 	{dir: "fs/posix", may: []string{"vde", "vde/meta", "vde/alloc", "fs", "fs/command"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP},
 		rules: concat(noPrint, noFiles, noClock)},
 	{dir: "fs/recode", may: []string{"media/...", "vde/meta", "fs", "fs/command"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
-	{dir: "fs/replica", may: []string{"consensus/...", "vde/...", "media/...", "fs", "fs/command", "fs/posix", "fs/recode"},
+	// Keys and certificates are files of the operating system, with modes that vfs.FS does not have.
+	{dir: "fs/cluster", may: []string{"consensus/transport"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: noPrint},
+	{dir: "fs/replica", may: []string{"consensus/...", "vde/...", "media/...", "fs", "fs/cluster", "fs/command", "fs/posix", "fs/recode"},
 		never: []ban{noFUSE, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
 
-	{dir: "cmd/...", may: []string{"media/...", "fs", "fs/replica", "vde", "vde/check", "vde/layout", "vde/meta"}},
+	{dir: "cmd/...", may: []string{"media/...", "fs", "fs/cluster", "fs/replica", "vde", "vde/check", "vde/layout", "vde/meta"}},
 	{dir: "test/..."},
 }
 
