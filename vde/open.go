@@ -139,18 +139,11 @@ func (e *Engine) load() error {
 	if err != nil || string(uuid) != e.info.UUID {
 		return fmt.Errorf("%w: the metadata belongs to store %q, not to %s: %w", ErrDamaged, uuid, e.info.UUID, errors.Join(err, nil))
 	}
-	for slot := uint16(0); ; slot++ {
-		g, err := e.meta.Group(slot)
-		if errors.Is(err, meta.ErrNotFound) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		e.groups[slot] = &g
+	if err := e.meta.Groups(func(slot uint16, g meta.Group) (bool, error) { e.groups[slot] = &g; return true, nil }); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if len(e.groups) == 0 {
-		return fmt.Errorf("%w: it has no group", ErrDamaged)
+	if e.groups[0] == nil {
+		return fmt.Errorf("%w: it has no group 0", ErrDamaged)
 	}
 	if err := e.meta.Refs(func(r meta.Ref) (bool, error) { e.refs.load(r); return true, nil }); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)

@@ -31,6 +31,7 @@ type Tx struct {
 	held  []heldRange
 	data  []placement
 	marks refMarks
+	facts []factChange // by name
 }
 
 // refMarks are changes of reference counts, done at Commit: they cannot be undone.

@@ -68,6 +68,7 @@ type Report struct {
 	Names    uint64 `json:"names"`
 	Xattrs   uint64 `json:"xattrs"`
 	Extents  uint64 `json:"extents"`
+	Facts    uint64 `json:"facts"` // of groups
 
 	Blocks        uint64 `json:"blocks"` // data blocks of the image
 	UsedBlocks    uint64 `json:"used_blocks"`

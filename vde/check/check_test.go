@@ -28,3 +28,14 @@ func TestCleanStore(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
+
+// Several groups, not every slot taken, and their facts are no fault.
+func TestGroupsAndFacts(t *testing.T) {
+	s := makeSample(t)
+	s.set(t, []byte("g\x00\x03"), []byte{1, 7, 1, 1, 0})
+	s.set(t, append([]byte("f\x00\x03"), "name"...), []byte("value"))
+	s.set(t, append([]byte("f\x00\x00"), "name"...), nil)
+	if r := runCheck(t, s, check.Options{Data: true, Replay: replay}); len(r.Findings) > 0 || r.Facts != 2 {
+		t.Errorf("%d facts; %s", r.Facts, describe(r))
+	}
+}

@@ -415,6 +415,15 @@ var damages = []damage{
 			v := s.get(t, key('i', uint64(s.fifo)))
 			s.set(t, key('i', uint64(meta.MakeIno(9, 1))), v)
 		}},
+	{name: "facts of an unknown group", kinds: kinds(check.KindFact), says: "group 9 has 2 facts, but no state", refused: true,
+		do: func(t *testing.T, s *sample) {
+			s.set(t, append([]byte("f\x00\x09"), "a"...), nil)
+			s.set(t, append([]byte("f\x00\x09"), "b"...), nil)
+		}},
+	{name: "fact that is too large", kinds: kinds(check.KindFact), says: "has 1048577 bytes", refused: true,
+		do: func(t *testing.T, s *sample) {
+			s.set(t, append([]byte("f\x00\x00"), "a"...), make([]byte, meta.MaxFactValue+1))
+		}},
 	{name: "uuid of the metadata missing", kinds: kinds(check.KindFact), says: "does not say",
 		do: func(t *testing.T, s *sample) { s.del(t, []byte("suuid")) }},
 	{name: "metadata of another store", kinds: kinds(check.KindFact), says: "the metadata is of store", refused: true,

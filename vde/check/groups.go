@@ -15,14 +15,16 @@ func (p *pass) judgeGroups() {
 	if len(slots) == 0 || slots[0] != 0 {
 		p.add(KindGroup, "group 0, which every store has, is missing")
 	}
-	for i, slot := range slots {
+	for _, slot := range slots {
 		g := p.groups[slot]
 		if !g.known {
-			p.add(KindGroup, "group %d has %d inodes, but no state", slot, g.count)
+			if g.count > 0 {
+				p.add(KindGroup, "group %d has %d inodes, but no state", slot, g.count)
+			}
+			if g.facts > 0 {
+				p.add(KindFact, "group %d has %d facts, but no state", slot, g.facts)
+			}
 			continue
-		}
-		if i > 0 && slots[i-1] != slot-1 {
-			p.add(KindGroup, "there is a group %d, but no group %d", slot, slot-1)
 		}
 		if next := g.maxSeq + 1; g.NextSeq < next {
 			p.addFix(finding{

@@ -48,7 +48,7 @@ const (
 	// Groups.
 	KindGroup    Kind = "group"    // the state of a group is missing or wrong
 	KindSequence Kind = "sequence" // the next inode would get a number that is in use
-	KindFact     Kind = "fact"     // a store-wide fact is missing or wrong
+	KindFact     Kind = "fact"     // a fact of the store or of a group is missing or wrong
 )
 
 // maxFindings bounds the findings of a pass, and of a report.

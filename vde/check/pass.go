@@ -108,6 +108,7 @@ type groupUse struct {
 	meta.Group
 	known  bool // it has a state
 	count  uint64
+	facts  uint64 // counted when it has no state
 	maxSeq uint64
 }
 
@@ -185,6 +186,7 @@ func (p *pass) metadata(geometry layout.Superblock) error {
 	}{
 		{'s', "facts", func(k meta.Key, v []byte) { p.facts[k.Name] = slices.Clone(v) }},
 		{'g', "groups", p.readGroup},
+		{'f', "facts of groups", p.readFact},
 		{'i', "inodes", p.readInode},
 		{'o', "inodes to be freed", p.readOrphan},
 		{'e', "extents", p.extentReader(geometry)},
@@ -200,7 +202,7 @@ func (p *pass) metadata(geometry layout.Superblock) error {
 		}
 	}
 	// What lies between the letters is of no known form.
-	kinds := []byte("cdegiorsx")
+	kinds := []byte("cdefgiorsx")
 	lower := []byte(nil)
 	for _, k := range append(kinds, 0) {
 		upper := []byte{k}
@@ -309,6 +311,17 @@ func (p *pass) group(slot uint16) *groupUse {
 		p.groups[slot] = g
 	}
 	return g
+}
+
+func (p *pass) readFact(k meta.Key, v []byte) {
+	p.counts.Facts++
+	slot := uint16(k.Number)
+	if g := p.groups[slot]; g == nil || !g.known {
+		p.group(slot).facts++
+	}
+	if err := meta.CheckFact(k.Name, v); err != nil {
+		p.add(KindFact, "group %d: %v", slot, err)
+	}
 }
 
 func (p *pass) readOrphan(k meta.Key, _ []byte) {

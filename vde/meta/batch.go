@@ -81,5 +81,11 @@ func (b *Batch) SetGroup(slot uint16, g Group) {
 	b.set(groupKey(slot), b.buf)
 }
 
+// SetGroupFact stores a fact of a group (see CheckFact for what may be stored), DeleteGroupFact removes it.
+func (b *Batch) SetGroupFact(slot uint16, name string, value []byte) {
+	b.set(factKey(slot, name), value)
+}
+func (b *Batch) DeleteGroupFact(slot uint16, name string) { b.delete(factKey(slot, name)) }
+
 // SetFact stores a store-wide fact.
 func (b *Batch) SetFact(name string, value []byte) { b.set(storeKey(name), value) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -83,6 +84,7 @@ func TestKeyOrder(t *testing.T) {
 			{extentKey(a, m), Key{Kind: 'e', Ino: a, Number: m}},
 			{refKey(m), Key{Kind: 'r', Number: m}},
 			{groupKey(uint16(m)), Key{Kind: 'g', Number: m & 0xffff}},
+			{factKey(uint16(m), name), Key{Kind: 'f', Number: m & 0xffff, Name: name}},
 			{storeKey(name), Key{Kind: 's', Name: name}},
 		} {
 			if got, err := DecodeKey(c.key); err != nil || got != c.want {
@@ -125,7 +127,7 @@ func TestNonsenseIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, k := range []string{"", "i", "i1234567", "i123456789", "d12345678", "x12345678", "c123456781234567", "g1", "g123", "s", "r1", "z12345678"} {
+	for _, k := range []string{"", "i", "i1234567", "i123456789", "d12345678", "x12345678", "c123456781234567", "g1", "g123", "f", "f1", "f12", "f12" + strings.Repeat("n", MaxFactName+1), "s", "r1", "z12345678"} {
 		if got, err := DecodeKey([]byte(k)); err == nil {
 			t.Errorf("key %q: %+v", k, got)
 		}

@@ -17,6 +17,7 @@ import (
 //	o ino8                -                            inode without a name, to be freed
 //	r phys8               count refs (varints)         blocks that more than one extent maps (refs >= 2)
 //	g slot2               group state                  (codec.go: EncodeGroup)
+//	f slot2 name          value                        small fact of a group, owned by who stands above
 //	s name                store-wide facts: version, uuid, clean
 const (
 	kInode   = 'i'
@@ -27,8 +28,11 @@ const (
 	kOrphan  = 'o'
 	kRef     = 'r'
 	kGroup   = 'g'
+	kFact    = 'f'
 	kStore   = 's'
 	keyInoSz = 9
+	// factKeySz is what stands in front of the name of a group's fact.
+	factKeySz = 3
 )
 
 func inoKey(kind byte, ino Ino) []byte {
@@ -53,6 +57,9 @@ func refKey(phys uint64) []byte { return binary.BigEndian.AppendUint64([]byte{kR
 func groupKey(slot uint16) []byte {
 	return binary.BigEndian.AppendUint16([]byte{kGroup}, slot)
 }
+func factKey(slot uint16, name string) []byte {
+	return append(binary.BigEndian.AppendUint16([]byte{kFact}, slot), name...)
+}
 func storeKey(name string) []byte { return append([]byte{kStore}, name...) }
 
 // after returns the first key behind every key that begins with prefix.
@@ -70,7 +77,7 @@ func after(prefix []byte) []byte {
 type Key struct {
 	Kind   byte // the letter of the table above
 	Ino    Ino
-	Number uint64 // cookie, file block, physical block or group slot
+	Number uint64 // cookie, file block, physical block or group slot (states and facts of groups)
 	Name   string
 }
 
@@ -109,6 +116,10 @@ func DecodeKey(k []byte) (Key, error) {
 	case kGroup:
 		if ok = len(rest) == 2; ok {
 			key.Number = uint64(binary.BigEndian.Uint16(rest))
+		}
+	case kFact:
+		if ok = len(rest) > 2 && len(rest)-2 <= MaxFactName; ok {
+			key.Number, key.Name = uint64(binary.BigEndian.Uint16(rest)), string(rest[2:])
 		}
 	case kStore:
 		ok = len(rest) > 0

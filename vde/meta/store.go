@@ -137,6 +137,34 @@ func (s *Store) Group(slot uint16) (g Group, err error) {
 	return g, err
 }
 
+// GroupFact reads a fact of a group; the caller owns it.
+func (s *Store) GroupFact(slot uint16, name string) (value []byte, err error) {
+	err = s.get(factKey(slot, name), func(v []byte) error { value = append([]byte{}, v...); return nil })
+	return value, err
+}
+
+// GroupFacts yields the facts of a group whose names begin with prefix, by name in byte order, until yield returns
+// false. The value is valid during the call only.
+func (s *Store) GroupFacts(slot uint16, prefix string, yield func(name string, value []byte) (bool, error)) error {
+	p := factKey(slot, prefix)
+	return s.scan(p, after(p), func(k, v []byte) (bool, error) { return yield(string(k[factKeySz:]), v) })
+}
+
+// Groups yields the state of every group, by slot.
+func (s *Store) Groups(yield func(slot uint16, g Group) (bool, error)) error {
+	return s.scan([]byte{kGroup}, []byte{kGroup + 1}, func(k, v []byte) (bool, error) {
+		key, err := DecodeKey(k)
+		if err != nil {
+			return false, err
+		}
+		g, err := DecodeGroup(uint16(key.Number), v)
+		if err != nil {
+			return false, err
+		}
+		return yield(uint16(key.Number), g)
+	})
+}
+
 // Fact reads a store-wide fact.
 func (s *Store) Fact(name string) (value []byte, err error) {
 	err = s.get(storeKey(name), func(v []byte) error { value = append([]byte{}, v...); return nil })
