@@ -388,6 +388,7 @@ func (g *Group) start(hard logstore.HardState) error {
 		if err := g.prepare(applied+1, last); err != nil {
 			return err
 		}
+		g.replayDone()
 		return g.startReplica(hard)
 	}
 	// A term of its own for each run: should the last one have lost entries that
@@ -407,9 +408,17 @@ func (g *Group) start(hard logstore.HardState) error {
 			return fmt.Errorf("consensus: group %s is about to get other members, but Config.Transport is not set", g.name)
 		}
 		hard.Commit = g.applied.Load()
+		g.replayDone()
 		return g.startReplica(hard)
 	}
+	g.replayDone()
 	return err
+}
+
+func (g *Group) replayDone() {
+	if p, ok := g.sm.(ReplayPreparer); ok {
+		p.ReplayDone()
+	}
 }
 
 // errConfInLog ends a replay before a change of membership that was not applied.

@@ -23,6 +23,7 @@ type filesystem struct {
 	renewals *renewals
 	handles  atomic.Uint64 // the last handle given
 	locks    *lockTable    // nil: locks are the kernel's
+	shared   SharedLocker  // nil: nobody else has locks
 	stats    counters
 
 	// writeback: the kernel agreed to keep a writeback cache. Set by Init, before the first request.
@@ -53,6 +54,7 @@ func newFilesystem(volume Volume, options MountOptions) *filesystem {
 	}
 	if options.ServerLocks {
 		f.locks = newLockTable()
+		f.shared, _ = volume.(SharedLocker)
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f

@@ -22,7 +22,9 @@ func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.
 		if f.locks == nil && f.closing == nil {
 			out.OpenFlags |= fuse.FOPEN_NOFLUSH
 		}
-		if f.options.NoCache || flags&syscall.O_DIRECT != 0 {
+		// Where an append to a shared file goes is known when it is applied: not before, so there is no page for it.
+		appendShared := f.options.Shared && flags&syscall.O_APPEND != 0 && writes(flags)
+		if f.options.NoCache || flags&syscall.O_DIRECT != 0 || appendShared {
 			out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 		}
 	}
@@ -35,7 +37,7 @@ func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDO
 func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	f.count(opRelease)
 	if f.locks != nil {
-		f.locks.releaseHandle(in.NodeId, in.Fh)
+		f.unlockHandle(in.NodeId, in.Fh)
 	}
 	f.nodes.release(in.NodeId, writes(in.Flags))
 	f.volume.Unreference(f.ino(in.NodeId))

@@ -13,6 +13,21 @@ import (
 // that a request waits for: the kernel may have to wait for a page or a directory that is locked for a request under way.
 // For the same reason they are not called from within a request (but see Lseek).
 
+// SharedVolume is a Volume that other mounts change too.
+type SharedVolume interface {
+	// AttachKernel tells whom to tell of such changes, before the first request; nil after the last.
+	AttachKernel(Kernel)
+}
+
+// Kernel is told to forget what another mount has changed; see above for when it may be called.
+type Kernel interface {
+	InvalidateInode(ino meta.Ino) error
+	InvalidateAttr(ino meta.Ino) error
+	InvalidateEntry(parent meta.Ino, name string) error
+}
+
+var _ Kernel = (*Server)(nil)
+
 // InvalidateInode makes the kernel forget data, attributes and, for a directory, the listing of an inode; dirty pages are
 // written first. With the writeback cache size and times of a regular file stay the kernel's.
 func (s *Server) InvalidateInode(ino meta.Ino) error {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"vdefs/fs/advisory"
 )
 
 // lockModel is the dumb twin of the locks of one inode and class: for each byte, who holds it how.
@@ -16,10 +18,10 @@ type heldByte struct {
 	handle    uint64
 }
 
-func (m *lockModel) free(want lock) bool {
-	for b := want.start; b <= want.end; b++ {
+func (m *lockModel) free(want advisory.Lock) bool {
+	for b := want.Start; b <= want.End; b++ {
 		for owner, held := range m[b] {
-			if owner != want.owner && (held.exclusive || want.exclusive) {
+			if owner != want.Owner.ID && (held.exclusive || want.Exclusive) {
 				return false
 			}
 		}
@@ -27,9 +29,9 @@ func (m *lockModel) free(want lock) bool {
 	return true
 }
 
-func (m *lockModel) set(want lock) {
-	for b := want.start; b <= want.end; b++ {
-		m[b][want.owner] = heldByte{want.exclusive, want.handle}
+func (m *lockModel) set(want advisory.Lock) {
+	for b := want.Start; b <= want.End; b++ {
+		m[b][want.Owner.ID] = heldByte{want.Exclusive, want.Handle}
 	}
 }
 
@@ -54,17 +56,17 @@ func TestLockTable(t *testing.T) {
 			}
 			models[node] = m
 		}
-		draw := func(t *rapid.T) (uint64, lock) {
+		draw := func(t *rapid.T) (uint64, advisory.Lock) {
 			start := rapid.Uint64Range(0, 15).Draw(t, "start")
-			return rapid.Uint64Range(1, 2).Draw(t, "node"), lock{
-				start: start, end: rapid.Uint64Range(start, 15).Draw(t, "end"), owner: rapid.Uint64Range(1, 3).Draw(t, "owner"),
-				handle: rapid.Uint64Range(1, 4).Draw(t, "handle"), exclusive: rapid.Bool().Draw(t, "exclusive"),
+			return rapid.Uint64Range(1, 2).Draw(t, "node"), advisory.Lock{
+				Start: start, End: rapid.Uint64Range(start, 15).Draw(t, "end"), Owner: advisory.Owner{ID: rapid.Uint64Range(1, 3).Draw(t, "owner")},
+				Handle: rapid.Uint64Range(1, 4).Draw(t, "handle"), Exclusive: rapid.Bool().Draw(t, "exclusive"),
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"take": func(t *rapid.T) {
 				node, want := draw(t)
-				errno := table.take(node, posixLock, want)
+				errno := table.take(node, advisory.POSIX, want)
 				if free := models[node].free(want); free != (errno == 0) {
 					t.Fatalf("take %+v: %v, but free is %v", want, errno, free)
 				}
@@ -74,42 +76,44 @@ func TestLockTable(t *testing.T) {
 			},
 			"test": func(t *rapid.T) {
 				node, want := draw(t)
-				found, ok := table.test(node, posixLock, want)
+				found, ok := table.test(node, advisory.POSIX, want)
 				if free := models[node].free(want); free == ok {
 					t.Fatalf("test %+v: found %v, but free is %v", want, ok, free)
 				}
-				if ok && !found.conflicts(&want) {
+				if ok && !found.Conflicts(&want) {
 					t.Fatalf("%+v is not in the way of %+v", found, want)
 				}
 			},
 			"release": func(t *rapid.T) {
 				node, what := draw(t)
-				table.release(node, posixLock, what)
-				models[node].drop(func(b, owner uint64, _ heldByte) bool { return owner == what.owner && b >= what.start && b <= what.end })
+				table.release(node, advisory.POSIX, what)
+				models[node].drop(func(b, owner uint64, _ heldByte) bool {
+					return owner == what.Owner.ID && b >= what.Start && b <= what.End
+				})
 			},
 			"releaseOwner": func(t *rapid.T) {
 				node, what := draw(t)
-				table.releaseOwner(node, what.owner)
-				models[node].drop(func(_, owner uint64, _ heldByte) bool { return owner == what.owner })
+				table.releaseOwner(node, what.Owner.ID)
+				models[node].drop(func(_, owner uint64, _ heldByte) bool { return owner == what.Owner.ID })
 			},
 			"releaseHandle": func(t *rapid.T) {
 				node, what := draw(t)
-				table.releaseHandle(node, what.handle)
-				models[node].drop(func(_, _ uint64, h heldByte) bool { return h.handle == what.handle })
+				table.releaseHandle(node, what.Handle)
+				models[node].drop(func(_, _ uint64, h heldByte) bool { return h.handle == what.Handle })
 			},
 			"": func(t *rapid.T) {
 				for node, model := range models {
 					held := 0
 					if f := table.files[node]; f != nil {
-						for i, l := range f.held[posixLock] {
-							for b := l.start; b <= l.end; b++ {
-								if model[b][l.owner] != (heldByte{l.exclusive, l.handle}) {
+						for i, l := range f.Held(advisory.POSIX) {
+							for b := l.Start; b <= l.End; b++ {
+								if model[b][l.Owner.ID] != (heldByte{l.Exclusive, l.Handle}) {
 									t.Fatalf("byte %d of %+v is not in the model", b, l)
 								}
 								held++
 							}
-							for _, m := range f.held[posixLock][i+1:] {
-								if l.owner == m.owner && l.overlaps(&m) {
+							for _, m := range f.Held(advisory.POSIX)[i+1:] {
+								if l.Owner == m.Owner && l.Start <= m.End && m.Start <= l.End {
 									t.Fatalf("%+v and %+v overlap", l, m)
 								}
 							}
@@ -134,10 +138,12 @@ func TestLockTable(t *testing.T) {
 func TestLockWait(t *testing.T) {
 	table := newLockTable()
 	never := make(chan struct{})
-	whole := func(owner uint64) lock { return lock{end: 1<<63 - 1, owner: owner, handle: owner, exclusive: true} }
+	whole := func(owner uint64) advisory.Lock {
+		return advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: owner}, Handle: owner, Exclusive: true}
+	}
 	waits := func(cancel <-chan struct{}, node, owner uint64) chan syscall.Errno {
 		done := make(chan syscall.Errno, 1)
-		go func() { done <- table.wait(cancel, node, posixLock, whole(owner)) }()
+		go func() { done <- table.wait(cancel, node, advisory.POSIX, whole(owner)) }()
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 			table.mu.Lock()
 			f := table.files[node]
@@ -159,14 +165,14 @@ func TestLockWait(t *testing.T) {
 	}
 	// 1 holds a and waits for b, 2 holds b and waits for c, 3 holds c: if it waited for a, all would wait for ever.
 	const a, b, c = 1, 2, 3
-	expect("take a", table.take(a, posixLock, whole(1)), 0)
-	expect("take b", table.take(b, posixLock, whole(2)), 0)
-	expect("take c", table.take(c, posixLock, whole(3)), 0)
+	expect("take a", table.take(a, advisory.POSIX, whole(1)), 0)
+	expect("take b", table.take(b, advisory.POSIX, whole(2)), 0)
+	expect("take c", table.take(c, advisory.POSIX, whole(3)), 0)
 	first := waits(never, b, 1)
 	second := waits(never, c, 2)
-	expect("deadlock", table.wait(never, a, posixLock, whole(3)), syscall.EDEADLK)
+	expect("deadlock", table.wait(never, a, advisory.POSIX, whole(3)), syscall.EDEADLK)
 	// flock does not look for deadlocks, and is of another class.
-	expect("flock", table.wait(never, a, flockLock, whole(3)), 0)
+	expect("flock", table.wait(never, a, advisory.Flock, whole(3)), 0)
 	table.releaseOwner(c, 3)
 	expect("second", <-second, 0)
 	table.releaseHandle(b, 2)
@@ -176,8 +182,8 @@ func TestLockWait(t *testing.T) {
 	close(cancel)
 	expect("interrupted", <-third, syscall.EINTR)
 	// A flock changes its kind: given back, then taken if it can be.
-	expect("shared", table.take(9, flockLock, lock{owner: 1}), 0)
-	expect("shared too", table.take(9, flockLock, lock{owner: 2}), 0)
-	expect("exclusive", table.take(9, flockLock, lock{owner: 1, exclusive: true}), syscall.EAGAIN)
-	expect("the other, exclusive", table.take(9, flockLock, lock{owner: 2, exclusive: true}), 0)
+	expect("shared", table.take(9, advisory.Flock, advisory.Lock{Owner: advisory.Owner{ID: 1}}), 0)
+	expect("shared too", table.take(9, advisory.Flock, advisory.Lock{Owner: advisory.Owner{ID: 2}}), 0)
+	expect("exclusive", table.take(9, advisory.Flock, advisory.Lock{Owner: advisory.Owner{ID: 1}, Exclusive: true}), syscall.EAGAIN)
+	expect("the other, exclusive", table.take(9, advisory.Flock, advisory.Lock{Owner: advisory.Owner{ID: 2}, Exclusive: true}), 0)
 }

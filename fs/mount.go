@@ -37,6 +37,10 @@ type MountOptions struct {
 	NoWriteback bool
 	// NoCache has every operation reach the volume: no cached data, attributes or entries.
 	NoCache bool
+	// Shared: other mounts change the volume too, and each sees at open(2) what another one has closed before. Names are
+	// looked up at every walk of a path, data and attributes are kept until they are seen to have changed, every write
+	// reaches the volume before it returns, and locks are kept in the server. The volume may push what changed: SharedVolume.
+	Shared bool
 	// ServerLocks keeps flock and fcntl locks in the server instead of the kernel, which costs requests (one at every
 	// close too) and is of use only when the kernel's table is not the whole truth.
 	ServerLocks bool
@@ -56,6 +60,7 @@ type Timeouts struct {
 
 const (
 	defaultTimeout       = time.Hour
+	sharedAttrTimeout    = time.Second // by path they are always asked for: this is for open files
 	defaultMaxBackground = 128
 	maxWrite             = 1 << 20 // the most that the kernel puts into one request
 	readAheadKB          = 1024
@@ -84,6 +89,11 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 		return nil, errors.New("mount: allow_other without default_permissions would let every user do everything: add default_permissions")
 	}
 	options.Timeouts.setDefaults(options.NoCache)
+	if options.Shared {
+		options.NoWriteback, options.ServerLocks = true, true
+		options.Timeouts.Entry, options.Timeouts.Negative = 0, 0
+		options.Timeouts.Attr = min(options.Timeouts.Attr, sharedAttrTimeout)
+	}
 	mountpoint, err := filepath.Abs(mountpoint)
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
@@ -181,7 +191,7 @@ func (f *filesystem) fuseOptions() *fuse.MountOptions {
 		MaxBackground:            o.MaxBackground,
 		DisableSplice:            true, // slower in every measurement, and cannot carry maxWrite
 		EnableSymlinkCaching:     !o.NoCache,
-		ExplicitDataCacheControl: true,
+		ExplicitDataCacheControl: !o.Shared, // else the kernel drops data when it sees another mtime or size
 		EnableLocks:              o.ServerLocks,
 		EnableAcl:                o.DefaultPermissions,
 		Debug:                    o.Debug,
@@ -195,6 +205,10 @@ func (f *filesystem) fuseOptions() *fuse.MountOptions {
 			fuse.CAP_NO_OPENDIR_SUPPORT,
 		// Passthrough excludes the writeback cache, and makes the mount unfit to lie under an overlay.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+	}
+	if o.Shared {
+		// The kernel would keep listings.
+		fuseOptions.ExtraCapabilities &^= fuse.CAP_NO_OPENDIR_SUPPORT
 	}
 	if !o.NoWriteback && !o.NoCache {
 		fuseOptions.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE

@@ -132,7 +132,7 @@ func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 // OpenDir is asked once: after ENOSYS the kernel opens directories by itself, and keeps their listings as with
 // FOPEN_CACHE_DIR. That saves two requests per listing, and the server has nothing to do for an open directory.
 func (f *filesystem) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
-	if f.options.NoCache {
+	if f.options.NoCache || f.options.Shared {
 		return fuse.OK
 	}
 	return fuse.ENOSYS

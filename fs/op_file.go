@@ -153,7 +153,7 @@ func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if f.locks == nil {
 		return fuse.OK
 	}
-	f.locks.releaseOwner(in.NodeId, in.LockOwner)
+	f.unlockOwner(in.NodeId, in.LockOwner)
 	return fuse.OK
 }
 

@@ -1,21 +1,40 @@
 package fs
 
 import (
+	"context"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vdefs/fs/advisory"
+	"vdefs/vde/meta"
 )
 
 // These are asked only with MountOptions.ServerLocks.
 
+// SharedLocker is a Volume whose advisory locks hold against other mounts of it too. A mount asks it after its own table,
+// where it finds conflicts among its own processes and deadlocks between them: it is asked only for locks that no other
+// owner of this mount has.
+type SharedLocker interface {
+	// TakeLock takes a lock. EAGAIN if another mount's is in the way; with wait it comes back when that is gone, or
+	// with EINTR when cancel is closed.
+	TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.Ino, class advisory.Class, want advisory.Lock, wait bool) error
+	// TestLock returns a lock of another mount that is in the way.
+	TestLock(ctx context.Context, ino meta.Ino, class advisory.Class, want advisory.Lock) (held advisory.Lock, found bool, err error)
+	// Unlock gives a range back, UnlockOwner all POSIX locks of an owner, UnlockHandle all taken through a handle.
+	Unlock(ctx context.Context, ino meta.Ino, class advisory.Class, what advisory.Lock) error
+	UnlockOwner(ctx context.Context, ino meta.Ino, owner uint64) error
+	UnlockHandle(ctx context.Context, ino meta.Ino, handle uint64) error
+}
+
 // requested is the lock that a request speaks of.
-func requested(in *fuse.LkIn) (lockClass, lock) {
-	class := posixLock
+func requested(in *fuse.LkIn) (advisory.Class, advisory.Lock) {
+	class := advisory.POSIX
 	if in.LkFlags&fuse.LK_FLOCK != 0 {
-		class = flockLock
+		class = advisory.Flock
 	}
-	return class, lock{
-		start: in.Lk.Start, end: in.Lk.End, owner: in.Owner, handle: in.Fh, pid: in.Lk.Pid, exclusive: in.Lk.Typ == syscall.F_WRLCK,
+	return class, advisory.Lock{
+		Start: in.Lk.Start, End: in.Lk.End, Owner: advisory.Owner{ID: in.Owner}, Handle: in.Fh, PID: in.Lk.Pid, Exclusive: in.Lk.Typ == syscall.F_WRLCK,
 	}
 }
 
@@ -26,12 +45,19 @@ func (f *filesystem) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fu
 	}
 	class, want := requested(in)
 	held, ok := f.locks.test(in.NodeId, class, want)
+	if !ok && f.shared != nil {
+		ino := f.ino(in.NodeId)
+		var err error
+		if held, ok, err = f.shared.TestLock(f.ctx, ino, class, want); err != nil {
+			return f.status(opGetlk, ino, err)
+		}
+	}
 	if !ok {
 		out.Lk = fuse.FileLock{Typ: syscall.F_UNLCK}
 		return fuse.OK
 	}
-	out.Lk = fuse.FileLock{Start: held.start, End: held.end, Typ: syscall.F_RDLCK, Pid: held.pid}
-	if held.exclusive {
+	out.Lk = fuse.FileLock{Start: held.Start, End: held.End, Typ: syscall.F_RDLCK, Pid: held.PID}
+	if held.Exclusive {
 		out.Lk.Typ = syscall.F_WRLCK
 	}
 	return fuse.OK
@@ -52,13 +78,51 @@ func (f *filesystem) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) f
 		return fuse.ENOSYS
 	}
 	class, want := requested(in)
-	switch {
-	case in.Lk.Typ == syscall.F_UNLCK:
+	ino := f.ino(in.NodeId)
+	if in.Lk.Typ == syscall.F_UNLCK {
+		// The other mounts first: a local waiter that goes on then finds it free there.
+		var err error
+		if f.shared != nil {
+			err = f.shared.Unlock(f.ctx, ino, class, want)
+		}
 		f.locks.release(in.NodeId, class, want)
-		return fuse.OK
-	case wait:
-		return fuse.Status(f.locks.wait(cancel, in.NodeId, class, want))
-	default:
-		return fuse.Status(f.locks.take(in.NodeId, class, want))
+		return f.status(opSetlk, ino, err)
+	}
+	before := f.locks.owned(in.NodeId, class, want.Owner)
+	var errno syscall.Errno
+	if wait {
+		errno = f.locks.wait(cancel, in.NodeId, class, want)
+	} else {
+		errno = f.locks.take(in.NodeId, class, want)
+	}
+	if errno != 0 || f.shared == nil {
+		return fuse.Status(errno)
+	}
+	if err := f.shared.TakeLock(f.ctx, cancel, ino, class, want, wait); err != nil {
+		if class == advisory.Flock {
+			before = nil // flock(2): one that changes its kind is given back first
+		}
+		f.locks.undo(in.NodeId, class, want, before)
+		return f.status(opSetlk, ino, err)
+	}
+	return fuse.OK
+}
+
+// unlockOwner and unlockHandle give locks back at a close.
+func (f *filesystem) unlockOwner(node, owner uint64) {
+	if f.locks.releaseOwner(node, owner) && f.shared != nil {
+		f.unlocked(node, f.shared.UnlockOwner(f.ctx, f.ino(node), owner))
+	}
+}
+
+func (f *filesystem) unlockHandle(node, handle uint64) {
+	if f.locks.releaseHandle(node, handle) && f.shared != nil {
+		f.unlocked(node, f.shared.UnlockHandle(f.ctx, f.ino(node), handle))
+	}
+}
+
+func (f *filesystem) unlocked(node uint64, err error) {
+	if err != nil {
+		f.log.WithError(err).WithField("ino", uint64(f.ino(node))).Warn("locks of a closed file are held until this mount's session ends")
 	}
 }

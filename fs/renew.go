@@ -303,12 +303,18 @@ func (s *Server) attach() {
 			s.fs.closing = v.Closing
 		}
 	}
+	if v, ok := s.fs.volume.(SharedVolume); ok && s.fs.options.Shared {
+		v.AttachKernel(s)
+	}
 }
 
 // detach ends what attach began.
 func (s *Server) detach() {
 	if v, ok := s.fs.volume.(SelfChanger); ok {
 		v.Attach(nil)
+	}
+	if v, ok := s.fs.volume.(SharedVolume); ok && s.fs.options.Shared {
+		v.AttachKernel(nil)
 	}
 }
 

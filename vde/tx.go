@@ -243,6 +243,23 @@ func (tx *Tx) Discard() error {
 	return nil
 }
 
+// Restart undoes the transaction's changes and begins it anew.
+func (tx *Tx) Restart() error {
+	e := tx.e
+	tx.unlock()
+	for _, x := range tx.taken {
+		if err := e.alloc.Free(x); err != nil {
+			return e.fail(fmt.Errorf("give blocks %d+%d back: %w", x.Start, x.Count, err))
+		}
+	}
+	if err := tx.batch.Close(); err != nil {
+		return e.fail(err)
+	}
+	g, _ := e.Group(tx.slot)
+	*tx = Tx{e: e, slot: tx.slot, index: tx.index, term: tx.term, group: g, batch: e.meta.NewBatch()}
+	return nil
+}
+
 func (e *Engine) setGroup(slot uint16, g meta.Group) {
 	e.groupsMu.Lock()
 	*e.groups[slot] = g
@@ -257,6 +274,8 @@ func (tx *Tx) Commit() error {
 			tx.batch.SetInode(in)
 		}
 	}
+	gate := &tx.e.commitGate
+	gate.RLock()
 	for _, m := range tx.marks {
 		if m.add {
 			tx.e.refs.add(tx.batch, m.start, m.count)
@@ -268,12 +287,14 @@ func (tx *Tx) Commit() error {
 	tx.batch.SetGroup(tx.slot, tx.group)
 	tx.e.unflushed.Add(int64(tx.batch.Len()))
 	if err := tx.batch.Commit(); err != nil {
+		gate.RUnlock()
 		tx.unlock() // readers must not wait for ever
 		tx.e.settle.RUnlock()
 		return tx.e.fail(err)
 	}
 	tx.e.setGroup(tx.slot, tx.group)
 	tx.e.frees.add(tx.freed)
+	gate.RUnlock()
 	if tx.e.frees.size() > freesHigh {
 		poke(tx.e.checkup)
 	}

@@ -1,8 +1,8 @@
 // Package command is the closed set of operations that a group's log carries, and their encoding. A command says all
 // that its effect depends on: time, owner, mask; who applies it looks at no clock and rolls no dice.
 //
-// Encoding: one byte of operation, one byte of form (1), the time (8 bytes of seconds, 4 of nanoseconds), then the
-// fields of the operation in the order of its struct: numbers as unsigned varints, strings and bytes with their
+// Encoding: one byte of operation, one byte of form (1, or 2 with a tag), the time (8 bytes of seconds, 4 of nanoseconds),
+// with form 2 the tag (session, sequence and acknowledged as numbers, retry as a boolean), then the fields of the operation in the order of its struct: numbers as unsigned varints, strings and bytes with their
 // length in front, times as 12 bytes, booleans as one byte. docs/formats.md works an example.
 package command
 
@@ -32,10 +32,31 @@ const (
 	OpReap        Op = 12
 	OpAtimes      Op = 13
 	OpReplace     Op = 14
+
+	OpBeginSession Op = 15
+	OpEndSession   Op = 16
+	OpKeepAlive    Op = 17
+	OpRelease      Op = 18
+	OpLock         Op = 19
+	OpPutNode      Op = 20
+	OpPutInvite    Op = 21
+	OpJoin         Op = 22
+	OpRemoveNode   Op = 23
 )
 
-// form is the version of the encoding.
-const form = 1
+// Forms of the encoding.
+const (
+	form       = 1
+	formTagged = 2 // with a Tag behind the time
+)
+
+// Tag says whose a command is, so that one that reaches the log twice is done once. The zero value is none.
+type Tag struct {
+	Session uint64
+	Seq     uint64 // counts the commands of the session in this group, from 1
+	Acked   uint64 // all commands of the session below this one have been answered
+	Retry   bool   // it may be in the log already
+}
 
 // ErrDecode marks bytes that are no command of this program.
 var ErrDecode = errors.New("undecodable command")
@@ -232,20 +253,47 @@ func empty(op Op) Command {
 		return &Atimes{}
 	case OpReplace:
 		return &Replace{}
+	case OpBeginSession:
+		return &BeginSession{}
+	case OpEndSession:
+		return &EndSession{}
+	case OpKeepAlive:
+		return &KeepAlive{}
+	case OpRelease:
+		return &Release{}
+	case OpLock:
+		return &Lock{}
+	case OpPutNode:
+		return &PutNode{}
+	case OpPutInvite:
+		return &PutInvite{}
+	case OpJoin:
+		return &Join{}
+	case OpRemoveNode:
+		return &RemoveNode{}
 	}
 	return nil
 }
 
 // Encode returns the bytes of a command. The data of a Write is copied into them, and c.Data is made to point to the
 // copy: the caller's buffer is free again.
-func Encode(c Command, t meta.Time) []byte {
+func Encode(c Command, t meta.Time, tag Tag) []byte {
 	size := 128
 	if w, ok := c.(*Write); ok {
 		size = 64 + len(w.Data)
 	}
 	w := &writer{b: make([]byte, 0, size)}
-	w.b = append(w.b, byte(c.Op()), form)
-	w.time(t)
+	if tag.Session == 0 {
+		w.b = append(w.b, byte(c.Op()), form)
+		w.time(t)
+	} else {
+		w.b = append(w.b, byte(c.Op()), formTagged)
+		w.time(t)
+		w.num(tag.Session)
+		w.num(tag.Seq)
+		w.num(tag.Acked)
+		w.bool(tag.Retry)
+	}
 	c.encode(w)
 	if wr, ok := c.(*Write); ok {
 		wr.Data = w.b[len(w.b)-len(wr.Data) : len(w.b) : len(w.b)]
@@ -253,23 +301,31 @@ func Encode(c Command, t meta.Time) []byte {
 	return w.b
 }
 
-// Decode reads a command and its time. Byte slices of the command are parts of b.
-func Decode(b []byte) (Command, meta.Time, error) {
+// Decode reads a command, its time and its tag. Byte slices of the command are parts of b.
+func Decode(b []byte) (Command, meta.Time, Tag, error) {
+	refuse := func(format string, args ...any) (Command, meta.Time, Tag, error) {
+		return nil, meta.Time{}, Tag{}, fmt.Errorf("%w: "+format, append([]any{ErrDecode}, args...)...)
+	}
 	if len(b) < 2 {
-		return nil, meta.Time{}, fmt.Errorf("%w: %d bytes", ErrDecode, len(b))
+		return refuse("%d bytes", len(b))
 	}
 	c := empty(Op(b[0]))
 	if c == nil {
-		return nil, meta.Time{}, fmt.Errorf("%w: operation %d is unknown: written by a newer program?", ErrDecode, b[0])
+		return refuse("operation %d is unknown: written by a newer program?", b[0])
 	}
-	if b[1] != form {
-		return nil, meta.Time{}, fmt.Errorf("%w: operation %d has form %d: written by a newer program?", ErrDecode, b[0], b[1])
+	if b[1] != form && b[1] != formTagged {
+		return refuse("operation %d has form %d: written by a newer program?", b[0], b[1])
 	}
 	r := &reader{b: b[2:]}
 	t := r.time()
+	var tag Tag
+	if b[1] == formTagged {
+		tag = Tag{Session: r.num(), Seq: r.num(), Acked: r.num(), Retry: r.bool()}
+		r.bad = r.bad || tag.Session == 0
+	}
 	c.decode(r)
 	if r.bad || len(r.b) != 0 {
-		return nil, meta.Time{}, fmt.Errorf("%w: operation %d: %d bytes do not have its form", ErrDecode, b[0], len(b))
+		return refuse("operation %d: %d bytes do not have its form", b[0], len(b))
 	}
-	return c, t, nil
+	return c, t, tag, nil
 }

@@ -28,6 +28,15 @@ func samples() []Command {
 		&Reap{[]meta.Ino{1, 2, 1 << 63}},
 		&Atimes{[]Atime{{1, t}, {2, t}}},
 		&Replace{5, 6, []byte("png"), []Xattr{{"user.b", []byte("v")}}},
+		&BeginSession{1 << 63, 3},
+		&EndSession{4},
+		&KeepAlive{4, 1 << 50},
+		&Release{4, []meta.Ino{9, 8}},
+		&Lock{4, 5, LockHandle, true, true, 1, 1<<64 - 1, 6, 7, 8},
+		&PutNode{2, "b", "10.0.0.2:7000"},
+		&PutInvite{[16]byte{1}, [32]byte{2}, 1 << 40},
+		&Join{[16]byte{1}, [32]byte{2}, 1 << 40, "c", "10.0.0.3:7000"},
+		&RemoveNode{2},
 	}
 }
 
@@ -36,15 +45,17 @@ func TestRoundTrip(t *testing.T) {
 	at := meta.Time{Sec: 1 << 40, Nsec: 1}
 	for _, c := range samples() {
 		seen[c.Op()] = true
-		b := Encode(c, at)
-		got, gotTime, err := Decode(b)
-		if err != nil || gotTime != at || !reflect.DeepEqual(got, c) {
-			t.Errorf("%T: got %+v at %v, %v; want %+v", c, got, gotTime, err, c)
-		}
-		// Any cut is noticed, never a panic.
-		for n := range b {
-			if _, _, err := Decode(b[:n]); !errors.Is(err, ErrDecode) {
-				t.Errorf("%T cut to %d of %d bytes: %v", c, n, len(b), err)
+		for _, tag := range []Tag{{}, {Session: 1 << 63, Seq: 300, Acked: 299, Retry: true}} {
+			b := Encode(c, at, tag)
+			got, gotTime, gotTag, err := Decode(b)
+			if err != nil || gotTime != at || gotTag != tag || !reflect.DeepEqual(got, c) {
+				t.Errorf("%T: got %+v at %v, %v, %v; want %+v", c, got, gotTime, gotTag, err, c)
+			}
+			// Any cut is noticed, never a panic.
+			for n := range b {
+				if _, _, _, err := Decode(b[:n]); !errors.Is(err, ErrDecode) {
+					t.Errorf("%T cut to %d of %d bytes: %v", c, n, len(b), err)
+				}
 			}
 		}
 	}
@@ -58,9 +69,9 @@ func TestRoundTrip(t *testing.T) {
 func TestEncodeOwnsData(t *testing.T) {
 	data := []byte("hello")
 	c := &Write{Ino: 1, Data: data}
-	b := Encode(c, meta.Time{})
+	b := Encode(c, meta.Time{}, Tag{})
 	data[0] = 'X'
-	got, _, err := Decode(b)
+	got, _, _, err := Decode(b)
 	if err != nil || string(got.(*Write).Data) != "hello" || string(c.Data) != "hello" {
 		t.Fatalf("the command shares the caller's buffer: %q, %q, %v", got, c.Data, err)
 	}
@@ -68,15 +79,16 @@ func TestEncodeOwnsData(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	for _, c := range samples() {
-		f.Add(Encode(c, meta.Time{Sec: 1}))
+		f.Add(Encode(c, meta.Time{Sec: 1}, Tag{}))
+		f.Add(Encode(c, meta.Time{Sec: 1}, Tag{Session: 1, Seq: 2, Acked: 1}))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, at, err := Decode(b)
+		c, at, tag, err := Decode(b)
 		if err != nil {
 			return
 		}
-		again, t2, err := Decode(Encode(c, at))
-		if err != nil || t2 != at || !bytes.Equal(Encode(again, at), Encode(c, at)) {
+		again, t2, tag2, err := Decode(Encode(c, at, tag))
+		if err != nil || t2 != at || tag2 != tag || !bytes.Equal(Encode(again, at, tag), Encode(c, at, tag)) {
 			t.Fatalf("decoded %+v does not survive: %+v, %v", c, again, err)
 		}
 	})

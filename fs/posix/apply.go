@@ -29,17 +29,51 @@ const maxLinks = 1<<31 - 1
 // Result is what a command answers.
 type Result struct {
 	Inode meta.Inode // the inode that the command is about, as it is afterwards
-	Bytes uint64     // Write: the offset where the data went
+	// Bytes is for a Write the offset where the data went, for a Join the node's id, for a Lock 1 if somebody who waits
+	// may get his now.
+	Bytes uint64
+	// Refused: a Lock was not taken, as another one is in the way.
+	Refused bool
 	// Replaced is what a Rename took a name from (Ino 0: nothing), or exchanged with.
 	Replaced meta.Inode
+	// Err is what refused a command whose refusal had to be remembered: the transaction is to be committed all the same.
+	Err error
 }
 
 // Replay says that a command is applied again after a crash. Promised: somebody was told that it is durable.
 type Replay struct{ Promised bool }
 
-// Apply does what a command says, at time t. replay is nil unless the command is replayed.
-func Apply(tx *vde.Tx, c command.Command, t meta.Time, replay *Replay) (Result, error) {
-	a := &applier{Tx: tx, now: t, replay: replay}
+// Apply does what a command says, at time t. replay is nil unless the command is replayed. A tagged command that has been
+// done before answers what it did then.
+func Apply(tx *vde.Tx, c command.Command, t meta.Time, tag command.Tag, replay *Replay) (Result, error) {
+	a := &applier{Tx: tx, now: t, session: tag.Session, replay: replay}
+	if tag.Session == 0 {
+		return a.res, a.apply(c)
+	}
+	done, err := a.answered(tag)
+	if done || err != nil {
+		return a.res, err
+	}
+	err = a.apply(c)
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		err = a.remember(tag, 0)
+	case tag.Retry && errors.As(err, &errno):
+		// An earlier copy may still be on its way to the log: it must not be done after this one was refused.
+		refused := err
+		if err = tx.Restart(); err == nil {
+			a.res = Result{}
+			err = a.remember(tag, errno)
+		}
+		if err == nil {
+			a.res.Err = refused
+		}
+	}
+	return a.res, err
+}
+
+func (a *applier) apply(c command.Command) error {
 	var err error
 	switch c := c.(type) {
 	case *command.SetAttr:
@@ -70,8 +104,29 @@ func Apply(tx *vde.Tx, c command.Command, t meta.Time, replay *Replay) (Result, 
 		err = a.atimes(c)
 	case *command.Replace:
 		err = a.replace(c)
+	case *command.BeginSession:
+		err = a.beginSession(c)
+	case *command.EndSession:
+		err = a.endSession(c.Session)
+	case *command.KeepAlive:
+		// It is enough that it was applied.
+	case *command.Release:
+		err = a.release(c)
+	case *command.Lock:
+		err = a.lock(c)
+	case *command.PutNode:
+		err = a.putNode(c)
+	case *command.PutInvite:
+		err = a.putInvite(c)
+	case *command.Join:
+		err = a.join(c)
+	case *command.RemoveNode:
+		err = a.removeNode(c)
 	default:
-		return Result{}, fmt.Errorf("no rule for %T", c)
+		return fmt.Errorf("no rule for %T", c)
+	}
+	if err == nil {
+		err = a.unfit
 	}
 	switch {
 	case errors.Is(err, vde.ErrNoSpace):
@@ -80,15 +135,17 @@ func Apply(tx *vde.Tx, c command.Command, t meta.Time, replay *Replay) (Result, 
 		// Damage of one file or directory is the answer to who touches it, not the end of the whole store.
 		err = errors.Join(syscall.EIO, err)
 	}
-	return a.res, err
+	return err
 }
 
 // applier is one application of a command.
 type applier struct {
 	*vde.Tx
-	now    meta.Time
-	replay *Replay
-	res    Result
+	now     meta.Time
+	session uint64 // 0: none
+	replay  *Replay
+	unfit   error // a fact that could not be stored
+	res     Result
 }
 
 // inode reads an inode; a missing one is a stale handle.

@@ -66,6 +66,9 @@ func (a *applier) make(c *command.Make) error {
 		in.Nlink = 0
 		in.Flags |= meta.FlagLinkable
 		a.SetOrphan(in.Ino)
+		if err := a.keep(in.Ino, a.session); err != nil {
+			return err
+		}
 	} else {
 		a.AddDirent(parent, c.Name, in.Ino, in.Mode)
 		if typ == unix.S_IFDIR {
@@ -113,6 +116,7 @@ func (a *applier) link(c *command.Link) error {
 	}
 	if in.Nlink == 0 {
 		a.ClearOrphan(in.Ino)
+		a.DeleteFact(numbered(factHold, uint64(in.Ino)))
 		in.Flags &^= meta.FlagLinkable
 	}
 	in.Nlink++
@@ -153,13 +157,12 @@ func (a *applier) remove(c *command.Remove) error {
 		parent.Nlink--
 	}
 	a.changed(parent)
-	a.unnamed(in)
-	return nil
+	return a.unnamed(in)
 }
 
 // unnamed takes a name away from an inode, whose entry is gone or replaced; without names it is an orphan, until
 // somebody who knows that nobody has it open reaps it.
-func (a *applier) unnamed(in *meta.Inode) {
+func (a *applier) unnamed(in *meta.Inode) error {
 	if isDir(in) {
 		in.Nlink = 0
 	} else {
@@ -168,9 +171,13 @@ func (a *applier) unnamed(in *meta.Inode) {
 	in.Ctime = a.now
 	if in.Nlink == 0 {
 		a.SetOrphan(in.Ino)
+		if err := a.keep(in.Ino, 0); err != nil {
+			return err
+		}
 	}
 	a.SetInode(in)
 	a.res.Inode = *in
+	return nil
 }
 
 func (a *applier) reap(c *command.Reap) error {

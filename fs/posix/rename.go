@@ -104,7 +104,9 @@ func (a *applier) rename(c *command.Rename) error {
 	a.changed(from)
 	a.changed(to)
 	if exists {
-		a.unnamed(target)
+		if err := a.unnamed(target); err != nil {
+			return err
+		}
 		a.res.Replaced = a.res.Inode
 	}
 	a.res.Inode = *in

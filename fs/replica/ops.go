@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vdefs/consensus"
 	"vdefs/fs"
 	"vdefs/fs/command"
 	"vdefs/fs/posix"
@@ -16,12 +17,15 @@ import (
 
 // Lookup implements fs.Volume.
 func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
+	if err := v.barrier(ctx, parent); err != nil {
+		return meta.Inode{}, err
+	}
 	if name == "." || name == ".." {
-		in, err := v.Inode(ctx, parent)
+		in, err := v.inode(parent)
 		if err != nil || name == "." {
 			return in, err
 		}
-		return v.Inode(ctx, in.Parent)
+		return v.inode(in.Parent)
 	}
 	if err := posix.CheckName(name); err != nil {
 		return meta.Inode{}, err
@@ -29,7 +33,7 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 	// Entry and inode are read one after the other: a removal between the two is a lookup that came after it.
 	e, err := v.eng.Meta().Dirent(parent, name)
 	if errors.Is(err, meta.ErrNotFound) {
-		dir, err := v.Inode(ctx, parent)
+		dir, err := v.inode(parent)
 		if err == nil && dir.Mode&unix.S_IFMT != unix.S_IFDIR {
 			err = syscall.ENOTDIR
 		} else if err == nil {
@@ -40,7 +44,7 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 	if err != nil {
 		return meta.Inode{}, err
 	}
-	in, err := v.Inode(ctx, e.Ino)
+	in, err := v.inode(e.Ino)
 	if errors.Is(err, syscall.ESTALE) {
 		err = syscall.ENOENT
 	}
@@ -49,7 +53,15 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 }
 
 // Inode implements fs.Volume.
-func (v *Volume) Inode(_ context.Context, ino meta.Ino) (meta.Inode, error) {
+func (v *Volume) Inode(ctx context.Context, ino meta.Ino) (meta.Inode, error) {
+	if err := v.barrier(ctx, ino); err != nil {
+		return meta.Inode{}, err
+	}
+	return v.inode(ino)
+}
+
+// inode reads an inode as this node knows it.
+func (v *Volume) inode(ino meta.Ino) (meta.Inode, error) {
 	in, err := v.eng.Meta().Inode(ino)
 	if errors.Is(err, meta.ErrNotFound) {
 		err = syscall.ESTALE
@@ -188,11 +200,14 @@ func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string,
 
 // ReadDir implements fs.Volume.
 func (v *Volume) ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus bool, yield func(meta.Dirent, *meta.Inode) bool) error {
+	if err := v.barrier(ctx, dir); err != nil {
+		return err
+	}
 	return v.eng.Meta().Dirents(dir, after, func(e meta.Dirent) (bool, error) {
 		if !plus {
 			return yield(e, nil), nil
 		}
-		in, err := v.Inode(ctx, e.Ino)
+		in, err := v.inode(e.Ino)
 		if errors.Is(err, syscall.ESTALE) {
 			return true, nil // removed meanwhile
 		}
@@ -206,7 +221,9 @@ func (v *Volume) ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus b
 
 // Reference implements fs.Volume.
 func (v *Volume) Reference(ino meta.Ino) error {
-	v.opens.add(ino)
+	if !v.opens.add(ino) {
+		return syscall.ESTALE
+	}
 	if _, err := v.eng.Meta().Inode(ino); err != nil {
 		v.opens.drop(ino)
 		if errors.Is(err, meta.ErrNotFound) {
@@ -299,16 +316,22 @@ func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []
 
 // proposeRef writes whole blocks to the image and proposes a write that ends at end and refers to them.
 func (v *Volume) proposeRef(ctx context.Context, ino meta.Ino, off, end uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
+	if v.replicated(ino.Group()) {
+		return meta.Inode{}, syscall.EAGAIN // the others have not got the blocks
+	}
 	extents, sums, err := v.eng.PrepareWrite(ino, off/4096, data)
 	if err != nil {
 		return meta.Inode{}, errors.Join(syscall.EAGAIN, err) // the plain way tells what is wrong
 	}
-	res, err := v.change(ctx, &command.WriteRef{
+	res, err := v.changeAlone(ctx, &command.WriteRef{
 		Ino: ino, FileBlock: off / 4096, End: end, Extents: extents, Sums: sums, Durable: v.promised.Load(),
 		KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
 	})
 	if err != nil {
 		v.eng.Unprepare(extents)
+		if errors.Is(err, consensus.ErrNotAlone) {
+			err = syscall.EAGAIN
+		}
 		return res.Inode, err
 	}
 	v.watch.wrote(ino)

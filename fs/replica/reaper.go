@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vdefs/fs/command"
+	"vdefs/fs/posix"
 	"vdefs/vde/meta"
 )
 
@@ -76,7 +77,7 @@ func (r *reaper) drain(ctx context.Context) error {
 		if len(held) == 0 {
 			continue
 		}
-		_, err := r.v.propose(ctx, &command.Reap{Inos: held})
+		err := r.free(ctx, held)
 		for _, ino := range held {
 			r.v.opens.release(ino)
 		}
@@ -84,4 +85,37 @@ func (r *reaper) drain(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// free frees inodes that this mount has not open, or lets go of those that other mounts may have.
+func (r *reaper) free(ctx context.Context, inos []meta.Ino) error {
+	var kept, free []meta.Ino
+	for _, ino := range inos {
+		shared := false
+		if r.v.node != nil {
+			var err error
+			if shared, err = posix.Held(r.v.factReader(ino.Group()), ino); err != nil {
+				return err
+			}
+		}
+		if shared {
+			kept = append(kept, ino)
+		} else {
+			free = append(free, ino)
+		}
+	}
+	if len(kept) > 0 {
+		if _, err := r.v.propose(ctx, &command.Release{Session: r.v.node.session.Load().id, Inos: kept}); err != nil {
+			return err
+		}
+		r.v.opens.retire(kept, func(ino meta.Ino) bool {
+			_, err := r.v.inode(ino)
+			return err == nil
+		})
+	}
+	if len(free) == 0 {
+		return nil
+	}
+	_, err := r.v.propose(ctx, &command.Reap{Inos: free})
+	return err
 }

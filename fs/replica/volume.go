@@ -14,7 +14,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"vdefs/consensus"
+	"vdefs/consensus/transport"
 	"vdefs/fs"
+	"vdefs/fs/cluster"
 	"vdefs/fs/command"
 	"vdefs/fs/posix"
 	"vdefs/vde"
@@ -31,10 +33,17 @@ type Options struct {
 	RefMin int
 	// SegmentSize of the logs in bytes (0: the default).
 	SegmentSize int64
+	// Cluster makes the volume a node of a cluster; nil: the store is this mount's alone.
+	Cluster *cluster.Config
+	// Timeout is how long an operation waits for a majority of the nodes (default 30 s).
+	Timeout time.Duration
 	// CheckpointEvery and CacheSize: see vde.OpenOptions.
 	CheckpointEvery time.Duration
 	CacheSize       int64
 }
+
+// joinTimeout is how long a node waits at its start to hear of a majority of the others.
+const joinTimeout = 2 * time.Minute
 
 // defaultRefMin: below, one flush (of the log) for a synced write is worth more than the copy that two save.
 const defaultRefMin = 128 << 10
@@ -46,6 +55,7 @@ type Volume struct {
 	readOnly bool
 	eng      *vde.Engine
 	mgr      *consensus.Manager
+	node     *node // nil: no cluster
 
 	groups atomic.Pointer[[]*consensus.Group] // by slot; nil while opening
 
@@ -91,14 +101,27 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		if err == nil {
 			return
 		}
+		close(v.stop)
+		v.workers.Wait()
 		v.eng.Abandon()
 		if v.mgr != nil {
 			err = errors.Join(err, v.mgr.Close())
 		}
+		if v.node != nil {
+			err = errors.Join(err, v.node.transport.Close())
+		}
 		err = errors.Join(err, v.eng.Close())
 	}()
+	var connect transport.Transport
+	if o.Cluster != nil {
+		if v.node, err = openNode(v, o.Cluster, o.Timeout); err != nil {
+			return nil, fmt.Errorf("store %s: %w", dir, err)
+		}
+		connect = v.node.transport
+	}
 	v.mgr, err = consensus.Open(consensus.Config{
-		FS: o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
+		Transport: connect,
+		FS:        o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
 		OnDurable: func(group consensus.GroupID, index uint64) { v.eng.LogDurable(slots[group], index) },
 	})
 	if err != nil {
@@ -111,6 +134,13 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	}
 	v.groups.Store(&[]*consensus.Group{g})
 	v.eng.LogDurable(0, g.DurableIndex())
+	if v.node != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
+		defer cancel()
+		if err := v.node.start(ctx); err != nil {
+			return nil, fmt.Errorf("store %s: %w", dir, err)
+		}
+	}
 
 	err = v.eng.Meta().Orphans(0, func(ino meta.Ino) (bool, error) {
 		v.reaper.list = append(v.reaper.list, ino)
@@ -130,13 +160,15 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 
 // openGroup opens a group's log, or makes it when the group has never had an entry.
 func (v *Volume) openGroup(name consensus.GroupID, slot uint16) (*consensus.Group, error) {
-	m := &machine{eng: v.eng, slot: slot, replaying: true}
-	defer func() { m.replaying = false }()
+	m := &machine{v: v, eng: v.eng, slot: slot, replaying: true}
 	g, err := v.mgr.OpenGroup(name, m)
 	if errors.Is(err, consensus.ErrGroupNotFound) {
 		if applied := m.AppliedIndex(); applied > 0 {
 			return nil, fmt.Errorf("the log of group %s is missing from %s, the metadata has applied %d of its entries: restore the log",
 				name, filepath.Join(v.dir, "raft"), applied)
+		}
+		if v.node != nil && !v.node.cfg.Founder {
+			return v.mgr.JoinGroup(name, m)
 		}
 		return v.mgr.CreateGroup(name, m)
 	}
@@ -188,6 +220,12 @@ func (v *Volume) Close() (err error) {
 		if v.eng.Err() == nil {
 			err = errors.Join(err, v.Sync(context.Background()))
 		}
+		if v.node != nil {
+			// What the others go on with must not reach the engine any more, so the logs are closed (and durable) first.
+			v.node.close()
+			err = errors.Join(err, v.mgr.Close(), v.node.transport.Close(), v.eng.Close())
+			return
+		}
 		// The engine's last checkpoint syncs the logs, so they are closed after it.
 		err = errors.Join(err, v.eng.Close(), v.mgr.Close())
 	})
@@ -210,24 +248,39 @@ func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, 
 // proposeOpen is propose; the inode that the command makes is counted as in use in the same step, if open is given.
 func (v *Volume) proposeOpen(ctx context.Context, c command.Command, open *opens) (posix.Result, error) {
 	g := v.bySlot()[0]
+	if v.node != nil {
+		return v.node.proposeShared(ctx, g, c, open)
+	}
+	return v.proposeAlone(ctx, g, c, open)
+}
+
+// proposeAlone is proposing where this mount is the only one.
+func (v *Volume) proposeAlone(ctx context.Context, g *consensus.Group, c command.Command, open *opens) (posix.Result, error) {
 	p := &proposal{cmd: c, time: fs.Now(), open: open}
-	r, err := g.Propose(ctx, command.Encode(c, p.time), p)
+	r, err := g.ProposeAlone(ctx, command.Encode(c, p.time, p.tag), p)
 	if err != nil {
 		if errors.Is(err, consensus.ErrNotAppended) {
 			err = errors.Join(syscall.ENOSPC, err)
 		}
 		return posix.Result{}, err
 	}
-	o := r.(outcome)
-	if o.err != nil {
-		return o.res, o.err
-	}
-	return o.res, o.tx.Rest()
+	return r.(outcome).rest()
 }
 
 // change is propose for what a user asks for: refused on a read-only volume, held back while too much waits in memory.
 func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, error) {
 	return v.changeOpen(ctx, c, nil)
+}
+
+// changeAlone is change for a command that only this node can apply; consensus.ErrNotAlone where it is not alone.
+func (v *Volume) changeAlone(ctx context.Context, c command.Command) (posix.Result, error) {
+	if v.readOnly {
+		return posix.Result{}, syscall.EROFS
+	}
+	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
+		return posix.Result{}, err
+	}
+	return v.proposeAlone(ctx, v.bySlot()[0], c, nil)
 }
 
 // changeOpen is change, as proposeOpen is propose.

@@ -107,6 +107,9 @@ func (v *Volume) Xattr(ctx context.Context, ino meta.Ino, name string) ([]byte, 
 	if name == computed || strings.HasPrefix(name, computed+".") && !posix.UserSettable(name) {
 		return v.computedXattr(ctx, ino, name)
 	}
+	if err := v.barrier(ctx, ino); err != nil {
+		return nil, err
+	}
 	in, err := v.eng.Meta().Inode(ino)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil, syscall.ESTALE
@@ -149,7 +152,10 @@ func (v *Volume) computedXattr(ctx context.Context, ino meta.Ino, name string) (
 }
 
 // Xattrs implements fs.Volume.
-func (v *Volume) Xattrs(_ context.Context, ino meta.Ino) (names []string, err error) {
+func (v *Volume) Xattrs(ctx context.Context, ino meta.Ino) (names []string, err error) {
+	if err := v.barrier(ctx, ino); err != nil {
+		return nil, err
+	}
 	in, err := v.eng.Meta().Inode(ino)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil, syscall.ESTALE

@@ -89,16 +89,17 @@ var house = []room{
 
 	{dir: "consensus/...", may: []string{"consensus/..."}, never: []ban{noFUSE, noPebble, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
 
+	{dir: "fs/advisory", never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: concat(noPrint, noFiles, noClock)},
 	// Inode numbers and attributes are the words that the mount and the volume share.
-	{dir: "fs", may: []string{"vde/meta"}, never: []ban{noRaft, noPebble, noCobra, noHTTP}, rules: noPrint},
+	{dir: "fs", may: []string{"vde/meta", "fs/advisory"}, never: []ban{noRaft, noPebble, noCobra, noHTTP}, rules: noPrint},
 	// A write by reference carries the extents that its data already lies in.
 	{dir: "fs/command", may: []string{"vde/meta", "vde/alloc", "fs"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: concat(noPrint, noFiles, noClock)},
-	{dir: "fs/posix", may: []string{"vde", "vde/meta", "vde/alloc", "fs", "fs/command"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP},
+	{dir: "fs/posix", may: []string{"vde", "vde/meta", "vde/alloc", "fs", "fs/advisory", "fs/command"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP},
 		rules: concat(noPrint, noFiles, noClock)},
 	{dir: "fs/recode", may: []string{"media/...", "vde/meta", "fs", "fs/command"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
 	// Keys and certificates are files of the operating system, with modes that vfs.FS does not have.
 	{dir: "fs/cluster", may: []string{"consensus/transport"}, never: []ban{noRaft, noFUSE, noPebble, noCobra, noHTTP}, rules: noPrint},
-	{dir: "fs/replica", may: []string{"consensus/...", "vde/...", "media/...", "fs", "fs/cluster", "fs/command", "fs/posix", "fs/recode"},
+	{dir: "fs/replica", may: []string{"consensus/...", "vde/...", "media/...", "fs", "fs/advisory", "fs/cluster", "fs/command", "fs/posix", "fs/recode"},
 		never: []ban{noFUSE, noCobra, noHTTP}, rules: concat(noPrint, noFiles)},
 
 	{dir: "cmd/...", may: []string{"media/...", "fs", "fs/cluster", "fs/replica", "vde", "vde/check", "vde/layout", "vde/meta"}},

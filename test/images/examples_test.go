@@ -81,11 +81,11 @@ func examples(t *testing.T) map[string]string {
 	out["checksums"] = fmt.Sprintf("%04x  % x\n", 3*4, image.AppendSums(nil, block))
 	out["metadata"] = exampleMetadata(t, layout.FormatUUID(uuid))
 	now := meta.Time{Sec: 1767323045, Nsec: 500}
-	out["make"] = dump(command.Encode(&command.Make{Parent: 1, Name: "notes.txt", Mode: unix.S_IFREG | 0o644, Umask: 0o022, UID: 1000, GID: 1000}, now))
-	out["write"] = dump(command.Encode(&command.Write{Ino: 2, Off: 300, Data: []byte("hello")}, now))
+	out["make"] = dump(command.Encode(&command.Make{Parent: 1, Name: "notes.txt", Mode: unix.S_IFREG | 0o644, Umask: 0o022, UID: 1000, GID: 1000}, now, command.Tag{}))
+	out["write"] = dump(command.Encode(&command.Write{Ino: 2, Off: 300, Data: []byte("hello")}, now, command.Tag{}))
 	out["writeref"] = dump(command.Encode(&command.WriteRef{
 		Ino: 2, FileBlock: 1, End: 8192, Durable: 7, Extents: []alloc.Extent{{Start: 3, Count: 1}}, Sums: image.AppendSums(nil, block),
-	}, now))
+	}, now, command.Tag{}))
 	return out
 }
 

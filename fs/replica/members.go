@@ -1,0 +1,294 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"vdefs/consensus"
+	"vdefs/fs/cluster"
+	"vdefs/fs/command"
+	"vdefs/fs/posix"
+)
+
+// Cluster returns the replicated membership, nil where the store is no member of a cluster.
+func (v *Volume) Cluster() cluster.State {
+	if v.node == nil {
+		return nil
+	}
+	return state{v.node}
+}
+
+// state implements cluster.State.
+type state struct{ n *node }
+
+// members lists the nodes as this one knows them.
+func (n *node) members() ([]posix.Member, error) {
+	return posix.Members(func(prefix string, yield func(string, []byte) (bool, error)) error {
+		return n.v.eng.Meta().GroupFacts(0, prefix, yield)
+	})
+}
+
+func fromMember(m posix.Member) cluster.Node {
+	return cluster.Node{ID: m.ID, Name: m.Name, Addr: m.Addr, Joined: time.Unix(m.Joined, 0).UTC()}
+}
+
+// Nodes implements cluster.State.
+func (s state) Nodes(ctx context.Context) ([]cluster.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.n.timeout)
+	defer cancel()
+	if err := s.n.v.bySlot()[0].ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	members, err := s.n.members()
+	nodes := make([]cluster.Node, len(members))
+	for i, m := range members {
+		nodes[i] = fromMember(m)
+	}
+	return nodes, err
+}
+
+// explain turns the errno of a refused command into the error that it stands for.
+func explain(err error, meanings map[syscall.Errno]error, about string) error {
+	for errno, meaning := range meanings {
+		if errors.Is(err, errno) {
+			return fmt.Errorf("%s: %w", about, meaning)
+		}
+	}
+	return err
+}
+
+// PutSelf implements cluster.State.
+func (s state) PutSelf(ctx context.Context, node cluster.Node) error {
+	members, err := s.n.members()
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.ID == node.ID && m.Name == node.Name && m.Addr == node.Addr {
+			return nil
+		}
+	}
+	_, err = s.n.v.propose(ctx, &command.PutNode{ID: node.ID, Name: node.Name, Addr: node.Addr})
+	return explain(err, map[syscall.Errno]error{
+		syscall.EEXIST: cluster.ErrNameTaken, syscall.EADDRINUSE: cluster.ErrAddrTaken, syscall.ENOENT: cluster.ErrUnknownNode,
+	}, fmt.Sprintf("node %q at %s", node.Name, node.Addr))
+}
+
+// PutInvite implements cluster.State.
+func (s state) PutInvite(ctx context.Context, i cluster.Invite) error {
+	_, err := s.n.v.propose(ctx, &command.PutInvite{ID: i.ID, Hash: i.SecretHash, Expires: i.Expires.Unix()})
+	return err
+}
+
+// Join implements cluster.State.
+func (s state) Join(ctx context.Context, invite [16]byte, secret [32]byte, now time.Time, node cluster.Node) (cluster.Node, error) {
+	c := &command.Join{Invite: invite, Hash: cluster.HashSecret(secret), Now: now.Unix(), Name: node.Name, Addr: node.Addr}
+	res, err := s.n.v.propose(ctx, c)
+	if err != nil {
+		return cluster.Node{}, explain(err, map[syscall.Errno]error{
+			posix.ErrInviteUnknown: cluster.ErrInviteUnknown, posix.ErrInviteUsed: cluster.ErrInviteUsed, posix.ErrInviteExpired: cluster.ErrInviteExpired,
+			posix.ErrWrongSecret: cluster.ErrWrongSecret, syscall.EEXIST: cluster.ErrNameTaken, syscall.EADDRINUSE: cluster.ErrAddrTaken,
+		}, fmt.Sprintf("node %q at %s", node.Name, node.Addr))
+	}
+	members, err := s.n.members()
+	if err != nil {
+		return cluster.Node{}, err
+	}
+	for _, m := range members {
+		if m.ID == res.Bytes {
+			return fromMember(m), nil
+		}
+	}
+	return cluster.Node{}, fmt.Errorf("node %d was admitted and is gone again: %w", res.Bytes, cluster.ErrUnknownNode)
+}
+
+// silence is how long a node may be unheard of and still count as one that answers.
+const silence = 2*keepAliveEvery + time.Second
+
+// answers tells which nodes have been heard of lately.
+func (n *node) answers() map[uint64]bool {
+	n.seenMu.Lock()
+	defer n.seenMu.Unlock()
+	alive := map[uint64]bool{n.cfg.NodeID: true}
+	for _, s := range n.seen {
+		if time.Since(s.at) < silence {
+			alive[s.node] = true
+		}
+	}
+	return alive
+}
+
+// Remove implements cluster.State.
+func (s state) Remove(ctx context.Context, id uint64, force bool) error {
+	n := s.n
+	for _, g := range n.v.bySlot() {
+		var rest, alive []uint64
+		up := n.answers()
+		for _, v := range g.Status().Voters {
+			if v == id {
+				continue
+			}
+			if rest = append(rest, v); up[v] {
+				alive = append(alive, v)
+			}
+		}
+		switch {
+		case len(rest) == 0:
+			return fmt.Errorf("%w: node %d is the only one that has group %s: without it the filesystem is gone", cluster.ErrQuorum, id, g.Name())
+		case len(alive) <= len(rest)/2 && !force:
+			return fmt.Errorf("%w: without node %d group %s has the voters %d, of which only %d answer: every write would wait until one comes back",
+				cluster.ErrQuorum, id, g.Name(), rest, alive)
+		}
+	}
+	if _, err := n.v.propose(ctx, &command.RemoveNode{ID: id}); err != nil {
+		return explain(err, map[syscall.Errno]error{syscall.ENOENT: cluster.ErrUnknownNode}, fmt.Sprintf("node %d", id))
+	}
+	// The groups' leaders do the rest: see keepMembers.
+	for {
+		left := false
+		for _, g := range n.v.bySlot() {
+			st := g.Status()
+			left = left || slices.Contains(st.Voters, id) || slices.Contains(st.Learners, id)
+		}
+		if !left || id == n.cfg.NodeID {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %d is removed, but still takes part in elections until a majority has agreed: %w", id, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Groups implements cluster.State.
+func (s state) Groups(context.Context) ([]cluster.Group, error) {
+	var list []cluster.Group
+	for slot, g := range s.n.v.bySlot() {
+		st := g.Status()
+		group := cluster.Group{Name: string(st.Group), Slot: uint16(slot), Leader: st.Leader, Voters: st.Voters, Learners: st.Learners}
+		if progress := g.Progress(); progress != nil {
+			for _, id := range slices.Concat(st.Voters, st.Learners) {
+				p := progress[id]
+				node := cluster.GroupNode{Node: id, Match: p.Match, State: "follower"}
+				switch {
+				case id == s.n.cfg.NodeID:
+					node.State, node.Applied = "leader", st.Applied
+				case !p.Active:
+					node.State = "unreachable"
+				case p.Learner:
+					node.State = "learner"
+				}
+				group.Nodes = append(group.Nodes, node)
+			}
+		} else {
+			group.Nodes = []cluster.GroupNode{{Node: st.NodeID, State: st.State, Match: st.Durable, Applied: st.Applied}}
+		}
+		list = append(list, group)
+	}
+	return list, nil
+}
+
+// AddGroup implements cluster.State.
+func (s state) AddGroup(context.Context, string) error { return errOneGroup }
+
+// RemoveGroup implements cluster.State.
+func (s state) RemoveGroup(context.Context, string) error { return errOneGroup }
+
+var errOneGroup = fmt.Errorf("%w: this version places everything in group default", cluster.ErrGroupInUse)
+
+// MoveLeader implements cluster.State.
+func (s state) MoveLeader(ctx context.Context, group string, id uint64) error {
+	for _, g := range s.n.v.bySlot() {
+		if string(g.Name()) != group {
+			continue
+		}
+		if !slices.Contains(g.Status().Voters, id) {
+			return fmt.Errorf("%w: node %d has no vote in group %s", cluster.ErrUnknownNode, id, group)
+		}
+		return g.TransferLeader(ctx, id)
+	}
+	return fmt.Errorf("%w: %q", cluster.ErrUnknownGroup, group)
+}
+
+// keepMembers makes the transport know the nodes, and the groups that this node leads have them as members.
+func (n *node) keepMembers(stop <-chan struct{}) {
+	tick := time.NewTicker(memberEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		case <-n.changed:
+		}
+		members, err := n.members()
+		if err != nil {
+			n.v.log.WithError(err).Error("the list of nodes cannot be read")
+			continue
+		}
+		if len(members) == 0 {
+			continue // nobody has been recorded yet
+		}
+		for _, m := range members {
+			n.transport.SetPeer(m.ID, m.Addr)
+		}
+		for _, g := range n.v.bySlot() {
+			if err := n.reconcile(g, members); err != nil && g.Err() == nil {
+				n.v.log.WithError(err).WithField("group", g.Name()).Info("changing the members of a group: tried again soon")
+			}
+		}
+	}
+}
+
+// caughtUp is how many entries a learner may be behind and become a voter.
+const caughtUp = 64
+
+// reconcile makes one change, if one is due, of the members of a group that this node leads: a new node is a learner first,
+// and a voter when it has what the leader has.
+func (n *node) reconcile(g *consensus.Group, members []posix.Member) error {
+	progress := g.Progress()
+	if progress == nil {
+		return nil // another node leads
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+	defer cancel()
+	log := n.v.log.WithField("group", g.Name())
+	wanted := map[uint64]bool{}
+	for _, m := range members {
+		wanted[m.ID] = true
+		p, ok := progress[m.ID]
+		switch {
+		case !ok:
+			log.WithField("node", m.ID).Info("a new node: it learns first")
+			return g.ChangeMembers(ctx, consensus.MemberChange{Node: m.ID, Kind: consensus.Learner})
+		case p.Learner && p.Active && p.Match+caughtUp >= g.LastIndex():
+			log.WithField("node", m.ID).Info("a new node has caught up: it votes")
+			return g.ChangeMembers(ctx, consensus.MemberChange{Node: m.ID, Kind: consensus.Voter})
+		}
+	}
+	for id := range progress {
+		if wanted[id] {
+			continue
+		}
+		if id == n.cfg.NodeID {
+			for other, p := range progress {
+				if other != id && wanted[other] && p.Active && !p.Learner {
+					return g.TransferLeader(ctx, other)
+				}
+			}
+			return nil
+		}
+		log.WithField("node", id).Info("a node was removed: it is a member no more")
+		if err := g.ChangeMembers(ctx, consensus.MemberChange{Node: id, Kind: consensus.Removed}); err != nil {
+			return err
+		}
+		n.transport.SetPeer(id, "")
+		return nil
+	}
+	return nil
+}

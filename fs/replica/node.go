@@ -1,0 +1,412 @@
+package replica
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"vdefs/consensus"
+	"vdefs/consensus/transport"
+	"vdefs/fs"
+	"vdefs/fs/cluster"
+	"vdefs/fs/command"
+	"vdefs/fs/posix"
+	"vdefs/vde/meta"
+)
+
+// Times of a cluster.
+const (
+	defaultTimeout = 30 * time.Second
+	tryTimeout     = 3 * time.Second // after which a command that was not answered is proposed again
+	keepAliveEvery = 2 * time.Second
+	// sessionLease is how long a mount may be unheard of before its locks and open files count as given up. Together
+	// with the time that it takes to notice that is less than ten seconds.
+	sessionLease = 8 * time.Second
+	memberEvery  = time.Second
+)
+
+// node is a volume's part in a cluster.
+type node struct {
+	v         *Volume
+	cfg       *cluster.Config
+	transport *transport.TCP
+	timeout   time.Duration
+
+	session atomic.Pointer[session]
+	renew   sync.Mutex // one renewal of the session at a time
+
+	kernel kernelQueue
+	locks  lockWaits
+
+	changed chan struct{} // a token: the membership may have changed
+
+	seenMu sync.Mutex
+	seen   map[uint64]seen // by session; guarded by seenMu
+}
+
+// seen is what this node has heard of a session.
+type seen struct {
+	at   time.Time
+	node uint64
+	free uint64 // blocks
+}
+
+// session is this mount as the groups know it.
+type session struct {
+	id   uint64
+	mu   sync.Mutex
+	next uint64   // sequence of the next command; guarded by mu
+	open []uint64 // those not answered yet, ascending; guarded by mu
+}
+
+// begin numbers a command; end has it answered.
+func (s *session) begin() command.Tag {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	s.open = append(s.open, s.next)
+	return command.Tag{Session: s.id, Seq: s.next, Acked: s.open[0]}
+}
+
+func (s *session) end(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i, ok := slices.BinarySearch(s.open, seq); ok {
+		s.open = slices.Delete(s.open, i, i+1)
+	}
+}
+
+// openNode makes the volume a node: its transport listens when this returns.
+func openNode(v *Volume, cfg *cluster.Config, timeout time.Duration) (*node, error) {
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	n := &node{v: v, cfg: cfg, timeout: timeout, changed: make(chan struct{}, 1), seen: map[uint64]seen{}}
+	n.kernel.wake = make(chan struct{}, 1)
+	n.locks.waiting = map[meta.Ino][]chan struct{}{}
+	var err error
+	n.transport, err = transport.ListenTCP(transport.TCPConfig{
+		ID: cfg.NodeID, Cluster: cfg.ClusterID, Listen: cfg.Listen, TLS: cfg.TLS, Join: cfg.OnJoin, Logger: v.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listening for the other nodes: %w", err)
+	}
+	for _, p := range cfg.Peers {
+		n.transport.SetPeer(p.ID, p.Addr)
+	}
+	return n, nil
+}
+
+// start waits until this node has what the cluster has, and makes the mount known to it.
+func (n *node) start(ctx context.Context) error {
+	v := n.v
+	v.workers.Go(func() { n.keepMembers(v.stop) })
+	v.workers.Go(func() { n.kernel.run(v.stop, v) })
+	g := v.bySlot()[0]
+	for said := time.Now(); ; {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := g.ReadBarrier(try)
+		cancel()
+		if st := g.Status(); err == nil && slices.Contains(slices.Concat(st.Voters, st.Learners), n.cfg.NodeID) {
+			break
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("this node does not hear of a majority of its cluster: are the others running and reachable? %w", errors.Join(err, ctx.Err()))
+		}
+		if err := g.Err(); err != nil {
+			return err
+		}
+		if time.Since(said) > 5*time.Second {
+			said = time.Now()
+			v.log.WithField("applied", g.AppliedIndex()).Info("waiting for the cluster")
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	if err := n.beginSession(ctx); err != nil {
+		return err
+	}
+	if n.cfg.Founder {
+		// Others were made known when they were admitted.
+		if err := (state{n}).PutSelf(ctx, n.cfg.Self()); err != nil {
+			return err
+		}
+	}
+	v.workers.Go(func() { n.keepAlive(v.stop) })
+	return nil
+}
+
+// beginSession makes this mount known under a new session.
+func (n *node) beginSession(ctx context.Context) error {
+	var b [8]byte
+	if _, err := cryptorand.Read(b[:]); err != nil {
+		return fmt.Errorf("no random bytes: %w", err)
+	}
+	s := &session{id: binary.LittleEndian.Uint64(b[:]) | 1}
+	if _, err := n.v.proposeTagged(ctx, n.v.bySlot()[0], &command.BeginSession{Session: s.id, Node: n.cfg.NodeID}, nil, nil); err != nil {
+		return fmt.Errorf("beginning a session: %w", err)
+	}
+	n.session.Store(s)
+	return nil
+}
+
+// renewSession replaces a session that has ended behind this mount's back.
+func (n *node) renewSession(ctx context.Context, old *session) error {
+	n.renew.Lock()
+	defer n.renew.Unlock()
+	if n.session.Load() != old {
+		return nil
+	}
+	n.v.log.Warn("this node was away for so long that its locks and its hold on removed files are gone")
+	return n.beginSession(ctx)
+}
+
+// close ends the session, if the cluster answers soon.
+func (n *node) close() {
+	s := n.session.Load()
+	if s == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+	defer cancel()
+	if _, err := n.v.proposeTagged(ctx, n.v.bySlot()[0], &command.EndSession{Session: s.id}, nil, nil); err != nil {
+		n.v.log.WithError(err).Warn("the session could not be ended; the others end it when its lease is over")
+	}
+}
+
+// keepAlive tells the others that this mount lives, and ends sessions that have not been heard of where this node leads.
+func (n *node) keepAlive(stop <-chan struct{}) {
+	tick := time.NewTicker(keepAliveEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		if gap := time.Since(last); gap > 2*keepAliveEvery {
+			n.forgiveSilence() // it was this process that did not run
+		}
+		last = time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), keepAliveEvery)
+		_, free := n.v.eng.Usage()
+		if _, err := n.v.propose(ctx, &command.KeepAlive{Session: n.session.Load().id, Free: free}); err != nil && ctx.Err() == nil {
+			n.v.log.WithError(err).Debug("keep-alive")
+		}
+		n.expireSessions(ctx)
+		cancel()
+	}
+}
+
+func (n *node) forgiveSilence() {
+	n.seenMu.Lock()
+	defer n.seenMu.Unlock()
+	clear(n.seen)
+}
+
+func (n *node) expireSessions(ctx context.Context) {
+	g := n.v.bySlot()[0]
+	if !g.Leads() || !g.Replicated() {
+		return
+	}
+	sessions, err := posix.Sessions(n.v.factReader(0))
+	if err != nil {
+		n.v.log.WithError(err).Warn("reading the sessions")
+		return
+	}
+	for _, s := range sessions {
+		n.seenMu.Lock()
+		known, ok := n.seen[s.ID]
+		if !ok {
+			n.seen[s.ID] = seen{at: time.Now(), node: s.Node}
+		}
+		n.seenMu.Unlock()
+		if !ok || time.Since(known.at) < sessionLease || s.ID == n.session.Load().id {
+			continue
+		}
+		n.v.log.WithField("node", s.Node).Warn("a mount has not been heard of: its locks are released")
+		if _, err := n.v.proposeTagged(ctx, g, &command.EndSession{Session: s.ID}, nil, nil); err != nil {
+			n.v.log.WithError(err).Warn("ending its session")
+			return
+		}
+	}
+}
+
+// heard notes a sign of life. It is called while applying.
+func (n *node) heard(session, node, free uint64) {
+	n.seenMu.Lock()
+	defer n.seenMu.Unlock()
+	s := n.seen[session]
+	s.at = time.Now()
+	if node != 0 {
+		s.node = node
+	}
+	if free != 0 {
+		s.free = free
+	}
+	n.seen[session] = s
+}
+
+// applied is told of every command that has changed the state of a group on this node, in the order of its log. It must be
+// quick.
+func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
+	if p.tag.Session != 0 {
+		n.heard(p.tag.Session, 0, 0)
+	}
+	if res.Err != nil {
+		return
+	}
+	if res.Inode.Ino != 0 && res.Inode.Nlink == 0 {
+		n.v.unnamed(&res.Inode)
+	}
+	if res.Replaced.Ino != 0 && res.Replaced.Nlink == 0 {
+		n.v.unnamed(&res.Replaced)
+	}
+	switch c := p.cmd.(type) {
+	case *command.KeepAlive:
+		n.heard(c.Session, 0, c.Free)
+	case *command.BeginSession:
+		n.heard(c.Session, c.Node, 0)
+		n.locks.wakeAll()
+	case *command.EndSession:
+		n.seenMu.Lock()
+		delete(n.seen, c.Session)
+		n.seenMu.Unlock()
+		n.locks.wakeAll()
+	case *command.RemoveNode:
+		n.locks.wakeAll()
+		poke(n.changed)
+	case *command.PutNode, *command.Join:
+		poke(n.changed)
+	case *command.Lock:
+		if res.Bytes == 1 {
+			n.locks.wake(c.Ino)
+		}
+	}
+	if !mine {
+		n.kernel.changed(p.cmd, res)
+	}
+}
+
+// restored is told that the state of a group was replaced by a snapshot.
+func (n *node) restored() {
+	n.locks.wakeAll()
+	poke(n.changed)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// barrier waits until this node has applied everything that was acknowledged, by whomever, before the call.
+func (v *Volume) barrier(ctx context.Context, ino meta.Ino) error {
+	if v.node == nil {
+		return nil
+	}
+	g, err := v.group(ino)
+	if err != nil || !g.Replicated() {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.node.timeout)
+	defer cancel()
+	if err := g.ReadBarrier(ctx); err != nil {
+		return errors.Join(syscall.EIO, err)
+	}
+	return nil
+}
+
+// replicated tells whether a group has, or may get, other members.
+func (v *Volume) replicated(slot uint16) bool {
+	groups := v.bySlot()
+	return int(slot) < len(groups) && groups[slot].Replicated()
+}
+
+// factReader reads facts of a group; nil for one that is not there.
+func (v *Volume) factReader(slot uint16) func(name string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		b, err := v.eng.Meta().GroupFact(slot, name)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil, nil
+		}
+		return b, err
+	}
+}
+
+// proposeShared is proposing where others share the group: the command is proposed until it has been answered or the time
+// is over, and done once.
+func (n *node) proposeShared(ctx context.Context, g *consensus.Group, c command.Command, open *opens) (posix.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	for {
+		s := n.session.Load()
+		if s == nil {
+			return posix.Result{}, errors.Join(syscall.EIO, errors.New("the mount has no session yet"))
+		}
+		tag := s.begin()
+		res, err := n.v.proposeTagged(ctx, g, c, &tag, open)
+		s.end(tag.Seq)
+		if !errors.Is(err, posix.ErrNoSession) {
+			return res, err
+		}
+		if err := n.renewSession(ctx, s); err != nil {
+			return res, errors.Join(syscall.EIO, err)
+		}
+		if tag.Retry {
+			// A copy may have been done before the session ended.
+			return res, errors.Join(syscall.EIO, errors.New("the outcome is not known: the mount's session ended meanwhile"))
+		}
+	}
+}
+
+// proposeTagged proposes a command, again if need be. Without a tag it must be one that can be done twice. The tag says
+// afterwards whether it was proposed more than once.
+func (v *Volume) proposeTagged(ctx context.Context, g *consensus.Group, c command.Command, tag *command.Tag, open *opens) (posix.Result, error) {
+	p := &proposal{cmd: c, time: fs.Now(), open: open}
+	for {
+		if tag != nil {
+			p.tag = *tag
+		}
+		try, cancel := context.WithTimeout(ctx, tryTimeout)
+		r, err := g.Propose(try, command.Encode(c, p.time, p.tag), p)
+		cancel()
+		switch {
+		case err == nil:
+			return r.(outcome).rest()
+		case errors.Is(err, consensus.ErrNotAppended):
+			return posix.Result{}, errors.Join(syscall.ENOSPC, err)
+		case ctx.Err() != nil:
+			return posix.Result{}, errors.Join(syscall.EIO, fmt.Errorf("no majority of the nodes answers: %w", err))
+		case errors.Is(err, consensus.ErrUnknownOutcome), errors.Is(err, context.DeadlineExceeded):
+			if tag != nil {
+				tag.Retry = true
+			}
+			// What the proposal points to may be in use still: the next one gets its own.
+			p = &proposal{cmd: c, time: p.time, open: open}
+		default:
+			return posix.Result{}, errors.Join(syscall.EIO, err)
+		}
+	}
+}
+
+// rest does what applying has left to the proposer.
+func (o outcome) rest() (posix.Result, error) {
+	if o.tx != nil {
+		if err := o.tx.Rest(); err != nil {
+			return o.res, err
+		}
+	}
+	return o.res, o.err
+}
