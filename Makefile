@@ -1,5 +1,6 @@
 # make run    build, make a store in ./vde-store if there is none, mount it at ./mnt
 # make stop   unmount it
+# make cluster       three nodes on this machine, mounted at ./mnt1 to ./mnt3; make cluster-stop ends them
 # make test   everything that is tested: formatting, vet, staticcheck, unit tests under the race detector, end-to-end tests on real mounts
 # make help   the rest
 
@@ -12,11 +13,14 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 STORE   ?= ./vde-store
 MNT     ?= ./mnt
+# Of make cluster: nodes are n1, n2, n3 in CLUSTER, mounted at MNT with 1, 2, 3 behind it, listening on CLUSTER_PORT and the two after it.
+CLUSTER ?= ./vde-cluster
+CLUSTER_PORT ?= 7421
 SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop test check unit crashes crash sim e2e bench fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e bench fmt install uninstall clean help
 
 all: build
 
@@ -48,6 +52,14 @@ stop:
 	else \
 		echo "$(MNT) is not mounted."; \
 	fi
+
+cluster:
+	@./.ci/needs run
+	@$(MAKE) --no-print-directory build
+	@./.ci/cluster start $(CLUSTER) $(MNT) $(CLUSTER_PORT) $(SIZE)
+
+cluster-stop:
+	@./.ci/cluster stop $(CLUSTER) $(MNT)
 
 test:
 	@./.ci/needs test
@@ -107,6 +119,7 @@ clean: stop
 help:
 	@echo 'make run      build, make a store at STORE=$(STORE) (SIZE=$(SIZE)) if there is none, mount it at MNT=$(MNT)'
 	@echo 'make stop     unmount it'
+	@echo 'make cluster  three nodes on this machine, stores in CLUSTER=$(CLUSTER), mounted at $(MNT)1 to $(MNT)3; make cluster-stop'
 	@echo 'make test     all tests (make check, make unit, make crashes, make e2e are its parts)'
 	@echo 'make sim      simulated clusters for hours'
 	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'

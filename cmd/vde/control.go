@@ -21,10 +21,17 @@ import (
 //
 //	GET  /status          facts as JSON (statusReport)
 //	GET  /metrics         the same for Prometheus
-//	POST /umount?mode=M   unmounts (M: normal, lazy, force); answers when everything is on disk (lazy: when detached)
+//	POST /umount?mode=M   unmounts (M: normal, lazy, force); answers when everything is on disk (lazy: when detached). Ends
+//	                      a daemon without a mount
+//	GET  /cluster         the nodes and groups of the cluster (clusterReport)
+//	POST /cluster/invite  {"expires_seconds":3600}: an invitation (inviteReport)
+//	POST /cluster/remove  {"node":"NAME or ID","force":false}: takes a node out (removeReport)
+//	GET  /groups          the groups (groupsReport)
+//	POST /groups/add, /groups/remove, /groups/move-leader
+//	                      {"name":"GROUP","node":"NAME or ID"} (groupsReport)
 //	GET  /debug/pprof/    profiles of the Go runtime
 //
-// An error is answered with a status of 400 or above and a controlError as JSON.
+// Requests are JSON. An error is answered with a status of 400 or above and a controlError as JSON.
 const controlSocket = "control.sock"
 
 // controlError is how the daemon answers a request that failed.
@@ -88,10 +95,18 @@ func newControlClient(store string) *controlClient {
 	return &controlClient{store, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
-// call does one request and decodes the answer into result. errNoDaemon is wrapped when nobody listens, exitTimeout is the code when
+// call does one request, with a value as JSON in its body unless that is nil, and decodes the answer into result. errNoDaemon is wrapped when nobody listens, exitTimeout is the code when
 // the daemon does not answer before the context ends.
-func (c *controlClient) call(ctx context.Context, method, path string, result any) error {
-	request, err := http.NewRequestWithContext(ctx, method, "http://vde"+path, nil)
+func (c *controlClient) call(ctx context.Context, method, path string, send, result any) error {
+	var content io.Reader
+	if send != nil {
+		b, err := json.Marshal(send)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(b)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://vde"+path, content)
 	if err != nil {
 		return err
 	}
@@ -133,14 +148,14 @@ func (c *controlClient) status(ctx context.Context) (statusReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	var report statusReport
-	err := c.call(ctx, http.MethodGet, "/status", &report)
+	err := c.call(ctx, http.MethodGet, "/status", nil, &report)
 	return report, err
 }
 
 // umount asks the daemon to unmount and waits for the answer.
 func (c *controlClient) umount(ctx context.Context, mode unmountMode) (unmountReport, error) {
 	var report unmountReport
-	err := c.call(ctx, http.MethodPost, "/umount?mode="+string(mode), &report)
+	err := c.call(ctx, http.MethodPost, "/umount?mode="+string(mode), nil, &report)
 	return report, err
 }
 

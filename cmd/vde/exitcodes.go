@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -29,6 +30,18 @@ const (
 	exitNoFUSE      exitCode = 21
 	exitDaemonDied  exitCode = 22
 	exitTimeout     exitCode = 23
+
+	// Of clusters. 32 stays free: to mount(8) it means something else.
+	exitNoCluster    exitCode = 24
+	exitToken        exitCode = 25
+	exitExpired      exitCode = 26
+	exitUsedInvite   exitCode = 27
+	exitOtherCluster exitCode = 28
+	exitTaken        exitCode = 29
+	exitClock        exitCode = 30
+	exitAddress      exitCode = 31
+	exitQuorum       exitCode = 33
+	exitUnknown      exitCode = 34
 )
 
 // Exit codes of fsck(8), used by `vde fsck` alone.
@@ -69,6 +82,16 @@ var exitCodeTable = []struct {
 	{exitNoFUSE, "this machine cannot mount FUSE filesystems: /dev/fuse or fusermount3 is missing"},
 	{exitDaemonDied, "the daemon ended without unmounting: before the mount was ready, or it left a dead mount behind; see its log"},
 	{exitTimeout, "the daemon did not answer in time"},
+	{exitNoCluster, "the store is no member of a cluster, or no longer, or its join was interrupted"},
+	{exitToken, "join: the token is torn or is none"},
+	{exitExpired, "join: the invitation has expired"},
+	{exitUsedInvite, "join: the invitation has been used, or the cluster does not know it"},
+	{exitOtherCluster, "join: what answers is not of the cluster that made the invitation, or its secret is wrong"},
+	{exitTaken, "the name or address of the node, or the name of the group, is taken"},
+	{exitClock, "join: the clocks of this machine and of the cluster differ by more than a minute"},
+	{exitAddress, "an address cannot be reached, or not be listened on"},
+	{exitQuorum, "no majority of the nodes answers, or none would be left"},
+	{exitUnknown, "there is no such node, or no such group"},
 }
 
 // fsckExitCodeTable documents the exit codes of `vde fsck`.
@@ -140,7 +163,7 @@ func codeOf(err error) exitCode {
 	if errors.As(err, &coded) {
 		return coded.code
 	}
-	for _, s := range storeErrors {
+	for _, s := range slices.Concat(storeErrors, clusterErrors) {
 		if errors.Is(err, s.err) {
 			return s.code
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,7 +64,7 @@ func TestCodeOf(t *testing.T) {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)
 		}
 	}
-	for _, s := range storeErrors {
+	for _, s := range slices.Concat(storeErrors, clusterErrors) {
 		if got := codeOf(fmt.Errorf("x: %w", s.err)); got != s.code {
 			t.Errorf("%v: %d, want %d", s.err, got, s.code)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sirupsen/logrus"
@@ -19,6 +20,7 @@ func newMountCommand(a *app) *cobra.Command {
 	var lists []string
 	var pprof string
 	var memory byteSize
+	var node nodeFlags
 	cmd := &cobra.Command{
 		Use:   "mount STORE MOUNTPOINT",
 		Short: "Mount a store; a daemon serves it",
@@ -36,6 +38,8 @@ Mount options (-o, separated by commas, the last one wins):
   memory=SIZE                       keep the daemon within about this much memory (default 1G)
 Options of fstab that speak to others (defaults, noauto, nofail, _netdev, x-...) are ignored.
 
+With --listen the store becomes the first node of a cluster, which others can join: see "vde help cluster". The address is remembered.
+
 Signals to the daemon: SIGTERM and SIGINT unmount, SIGHUP opens the log file anew.`,
 		Example: `  vde mount /srv/store /mnt
   vde mount /srv/store /mnt -o ro,noatime
@@ -50,11 +54,14 @@ Signals to the daemon: SIGTERM and SIGINT unmount, SIGHUP opens the log file ane
 			if cmd.Flags().Changed("memory") {
 				options.Memory = memory
 			}
+			if err := node.check(); err != nil {
+				return err
+			}
 			cfg, err := checkMount(args[0], args[1])
 			if err != nil {
 				return err
 			}
-			cfg.Options, cfg.Pprof = options, pprof
+			cfg.Options, cfg.Pprof, cfg.Node = options, pprof, node
 			if foreground {
 				return serveForeground(cfg, a.log)
 			}
@@ -69,6 +76,7 @@ Signals to the daemon: SIGTERM and SIGINT unmount, SIGHUP opens the log file ane
 	must(cmd.RegisterFlagCompletionFunc("options", completeMountOptions))
 	must(cmd.RegisterFlagCompletionFunc("pprof", noCompletions))
 	must(cmd.RegisterFlagCompletionFunc("memory", noCompletions))
+	node.add(cmd)
 	return cmd
 }
 
@@ -139,7 +147,7 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// mountInBackground starts a daemon and returns when its mount can be used.
+// mountInBackground starts a daemon and returns when its mount can be used, or its node, if there is no mount point.
 func mountInBackground(ctx context.Context, cfg mountConfig, log logFlags) error {
 	if log.file == "" {
 		log.file = filepath.Join(cfg.Store, "vde.log")
@@ -151,13 +159,17 @@ func mountInBackground(ctx context.Context, cfg mountConfig, log logFlags) error
 	if _, _, err := (logFlags{level: log.level, format: log.format}).newLogger(logrus.InfoLevel, false); err != nil {
 		return err
 	}
-	args := []string{"mount", "--foreground", "--log-file=" + path, "--log-format=" + log.format, "--log-level=" + log.level,
-		"--pprof=" + cfg.Pprof, "--options=" + cfg.Options.String(), "--", cfg.Store, cfg.Mountpoint}
+	verb, operands := "mount", []string{"--", cfg.Store, cfg.Mountpoint}
+	if cfg.Mountpoint == "" {
+		verb, operands = "serve", operands[:2]
+	}
+	args := slices.Concat([]string{verb, "--foreground", "--log-file=" + path, "--log-format=" + log.format, "--log-level=" + log.level,
+		"--pprof=" + cfg.Pprof, "--options=" + cfg.Options.String()}, cfg.Node.args(), operands)
 	_, err = startDaemon(ctx, args, path)
 	return err
 }
 
-// serveForeground serves in this process until the filesystem is unmounted.
+// serveForeground serves in this process until the filesystem is unmounted, or the daemon is stopped.
 func serveForeground(cfg mountConfig, log logFlags) (err error) {
 	ready, err := inheritReadyPipe()
 	if err != nil {

@@ -18,27 +18,38 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
+	"vdefs/fs/cluster"
 	"vdefs/fs/replica"
 )
 
 // mountConfig is everything that a daemon is told when it starts.
 type mountConfig struct {
 	Store      string // both are as from resolvePath
-	Mountpoint string
+	Mountpoint string // "": only the node is served, without a mount
 	Options    mountOptions
 	Pprof      string // address for profiles over TCP, "" for none
+	Node       nodeFlags
 }
 
 // daemon serves one mounted store, from opening the store to closing it. Its goroutines: run itself, which waits for the end of the
-// mount; the control server, which run shuts down; and handleSignals, which ends with the context of run.
+// mount; the control server, which run shuts down; handleSignals and what is in background, which end with running.
 type daemon struct {
 	cfg     mountConfig
 	log     *logrus.Logger
 	logFile *logFile // nil when the log goes to standard error
 	started time.Time
 
-	volume *replica.Volume
-	server atomic.Pointer[fs.Server] // nil until mounted
+	identity *cluster.Identity // nil: no member of a cluster
+	door     joinDoor
+	volume   *replica.Volume
+	server   atomic.Pointer[fs.Server] // nil until mounted
+
+	joining     atomic.Bool   // the volume is being opened, which may have to wait for other nodes
+	serving     atomic.Bool   // without a mount
+	stopServing chan struct{} // closed to end that
+	stopOnce    sync.Once
+	running     context.Context // of run: done when the volume is about to be closed
+	background  sync.WaitGroup  // ends with running
 
 	volumeMu     sync.RWMutex // held for reading while the volume's status is asked
 	volumeClosed bool         // guarded by volumeMu
@@ -58,6 +69,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	defer func() { ready.tell(err) }()
 	d.started = time.Now()
 	d.closed = make(chan struct{})
+	d.stopServing = make(chan struct{})
 	limitMemory(d.cfg.Options.Memory)
 	// The kernel applies the caller's mask itself.
 	unix.Umask(0)
@@ -66,8 +78,20 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	var signals sync.WaitGroup
 	signals.Go(func() { d.handleSignals(ctx) })
 	defer func() { stop(); signals.Wait() }()
+	d.running = ctx
 
-	d.volume, err = openVolume(d.cfg, d.log)
+	if d.identity, err = prepareNode(d.cfg.Store, d.cfg.Node); err != nil {
+		return err
+	}
+	var node *cluster.Config
+	if d.identity != nil {
+		node = d.identity.Config()
+		node.OnJoin = d.door.serve
+		d.log.WithFields(nodeFields(d.identity)).Info("node of a cluster")
+	}
+	d.joining.Store(node != nil)
+	d.volume, err = openVolume(d.cfg, node, d.log)
+	d.joining.Store(false)
 	if err != nil {
 		return explainOpen(d.cfg.Store, err)
 	}
@@ -76,7 +100,16 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 		return errors.Join(err, d.closeVolume())
 	}
 	defer stopControl()
-	err = d.serveMount(ready)
+	if err = d.announce(ctx); err == nil {
+		d.openDoor(ctx)
+		if d.cfg.Mountpoint == "" {
+			err = d.serveUnmounted(ready)
+		} else {
+			err = d.serveMount(ready)
+		}
+	}
+	stop()
+	d.background.Wait()
 	closeErr := d.closeVolume()
 	d.log.WithField("store", d.cfg.Store).Info("store closed")
 	return errors.Join(err, closeErr)
@@ -185,6 +218,11 @@ func (d *daemon) handleSignals(ctx context.Context) {
 				if d.server.Load() != nil {
 					stopping.Go(d.stop)
 				}
+				d.stopUnmounted()
+				if d.joining.Load() {
+					d.log.Warn("ended while waiting for the cluster")
+					os.Exit(int(exitQuorum)) // what was answered for is kept, as in a crash
+				}
 			}
 		}
 	}
@@ -221,7 +259,7 @@ func (d *daemon) stop() {
 // is kept.
 func (d *daemon) abort() {
 	code := exitBusy
-	if d.server.Load() != nil {
+	if d.server.Load() != nil || d.serving.Load() {
 		if err := d.closeVolume(); err != nil {
 			code = codeOf(err)
 		}

@@ -45,6 +45,7 @@ func (d *daemon) startControl() (stop func(), err error) {
 	control.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, d.status()) })
 	control.Handle("GET /metrics", metrics)
 	control.HandleFunc("POST /umount", d.handleUnmount)
+	d.addClusterHandlers(control)
 	var servers []*http.Server
 	var running sync.WaitGroup
 	serve := func(l net.Listener, handler http.Handler) {
@@ -113,6 +114,10 @@ func (d *daemon) handleUnmount(w http.ResponseWriter, r *http.Request) {
 	case unmountNormal, unmountLazy, unmountForce:
 	default:
 		writeFailure(w, http.StatusBadRequest, usagef("mode %q is one of %s, %s, %s", report.Mode, unmountNormal, unmountLazy, unmountForce))
+		return
+	}
+	if d.cfg.Mountpoint == "" {
+		d.handleStop(w, r)
 		return
 	}
 	if err := d.unmount(report.Mode); err != nil {

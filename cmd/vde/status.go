@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"vdefs/fs/cluster"
 	"vdefs/fs/replica"
 	"vdefs/vde"
 )
@@ -19,6 +20,7 @@ import (
 const (
 	stateStarting  = "starting"    // the daemon is opening the store or mounting
 	stateMounted   = "mounted"     // it can be used
+	stateServing   = "serving"     // as a node of a cluster, without a mount
 	stateClosing   = "closing"     // unmounted; the daemon is writing the rest to disk
 	stateUnmounted = "not mounted" // there is no daemon
 	stateDead      = "dead"        // the mount is there, its daemon is not
@@ -39,6 +41,7 @@ type statusReport struct {
 	replica.Status
 	PNG   *replica.PNGStats `json:"png,omitempty"`
 	Mount *mountStats       `json:"mount,omitempty"`
+	Node  *cluster.Node     `json:"node,omitempty"` // of a member of a cluster: its id, name and address
 }
 
 // mountStats is what went through the mount since it was made.
@@ -62,6 +65,13 @@ func (d *daemon) status() statusReport {
 		report.State = stateMounted
 		m := mountStats(server.Stats())
 		report.Mount = &m
+	}
+	if d.serving.Load() {
+		report.State = stateServing
+	}
+	if d.identity != nil {
+		node := d.identity.Config().Self()
+		report.Node = &node
 	}
 	d.volumeMu.RLock()
 	defer d.volumeMu.RUnlock()
@@ -212,7 +222,14 @@ func printStatus(w io.Writer, r statusReport) {
 		f.flush()
 		return
 	}
-	f.add("state", "%s at %s (%s)", r.State, r.Mountpoint, r.Options)
+	if r.State == stateServing {
+		f.add("state", "serving, without a mount")
+	} else {
+		f.add("state", "%s at %s (%s)", r.State, r.Mountpoint, r.Options)
+	}
+	if r.Node != nil {
+		f.add("node", "%d, %s, at %s; the others: vde cluster status %s", r.Node.ID, r.Node.Name, r.Node.Addr, r.Store)
+	}
 	f.add("daemon", "pid %d, up %s, %s of memory, version %s", r.PID, (time.Duration(r.UptimeSeconds) * time.Second).String(), bytesText(r.MemoryBytes), r.Version)
 	f.add("size", "%s, %s used (%s), %d inodes", bytesText(r.Size), bytesText(r.Used), shareText(r.Used, r.Size), r.Inodes)
 	for _, g := range r.Groups {

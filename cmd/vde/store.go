@@ -10,11 +10,14 @@ import (
 	"vdefs/vde/layout"
 )
 
-// storeErrors maps what the engine says to exit codes.
-var storeErrors = []struct {
+// codeOfError gives an error its exit code.
+type codeOfError struct {
 	err  error
 	code exitCode
-}{
+}
+
+// storeErrors maps what the engine says to exit codes.
+var storeErrors = []codeOfError{
 	{vde.ErrStoreExists, exitStoreExists},
 	{vde.ErrNotAStore, exitNotAStore},
 	{vde.ErrStoreInUse, exitStoreInUse},
@@ -67,6 +70,8 @@ func describeUser(store string) string {
 	switch {
 	case err != nil:
 		return ": another process has it open; wait for it to end"
+	case report.State == stateServing:
+		return fmt.Sprintf(": the daemon with pid %d serves it; stop it with `vde serve --stop %s`", report.PID, store)
 	case report.State == stateMounted:
 		return fmt.Sprintf(": it is mounted at %s by the daemon with pid %d; unmount it with `vde umount %s`", report.Mountpoint, report.PID, report.Mountpoint)
 	default:

@@ -6,13 +6,14 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"vdefs/fs"
+	"vdefs/fs/cluster"
 	"vdefs/fs/replica"
 )
 
-// openVolume opens the store of a mount.
-func openVolume(cfg mountConfig, log *logrus.Logger) (*replica.Volume, error) {
+// openVolume opens the store of a mount; node is its place in a cluster, nil if it has none.
+func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
-	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime]}
+	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node}
 	volume, err := replica.Open(cfg.Store, options)
 	if err != nil {
 		return nil, err

@@ -34,6 +34,8 @@ type JoinServer struct {
 	State    State
 	Logger   logrus.FieldLogger
 	Now      func() time.Time // nil: time.Now
+	// Context ends the conversations that are going on. nil: each ends by itself.
+	Context context.Context
 
 	mu      sync.Mutex // guards what follows
 	serving int
@@ -56,7 +58,11 @@ func (s *JoinServer) now() time.Time {
 // Serve has the conversation with one new node, on a connection whose TLS handshake is done, and returns after half a minute
 // at the latest. The caller closes the connection. It may be called from any goroutine.
 func (s *JoinServer) Serve(conn net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), conversation)
+	ctx := s.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, conversation)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
