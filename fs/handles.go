@@ -12,10 +12,16 @@ import (
 // nothing hangs on the number but the locks that were taken through it. What is counted per inode (open files, writers) is
 // in the node table, and each open file holds a Reference on its inode.
 
+// handleNoAtime is the bit of a handle's number that says that it was opened with O_NOATIME: COPY_FILE_RANGE tells no flags.
+const handleNoAtime = 1
+
 // opened answers an open: the caller has referenced the inode.
 func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.OpenOut) {
 	f.nodes.open(node, writes(flags), dropCaps)
-	out.Fh = f.handles.Add(1)
+	out.Fh = f.handles.Add(1) << 1
+	if flags&syscall.O_NOATIME != 0 {
+		out.Fh |= handleNoAtime
+	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if !f.writeback {
 		// Nothing is reported at close that was not reported by a write.

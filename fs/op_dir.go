@@ -126,7 +126,22 @@ func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 		}
 		f.keepRemoved(victim.Ino, last)
 	}
+	if err == nil && oldParent != newParent {
+		f.moved(newParent, newName)
+		if in.Flags&unix.RENAME_EXCHANGE != 0 {
+			f.moved(oldParent, oldName)
+		}
+	}
 	return f.status(opRename, oldParent, err)
+}
+
+// moved has the kernel drop the listing of a directory that has come from another one: ".." is in it. The kernel drops
+// those of the two parents by itself.
+func (f *filesystem) moved(parent meta.Ino, name string) {
+	inode, err := f.volume.Lookup(f.ctx, parent, name)
+	if err == nil && inode.Mode&syscall.S_IFMT == syscall.S_IFDIR && f.server != nil {
+		f.server.InodeNotify(f.node(inode.Ino), 0, 0) // ENOENT: the kernel does not know it
+	}
 }
 
 // OpenDir is asked once: after ENOSYS the kernel opens directories by itself, and keeps their listings as with
@@ -176,7 +191,7 @@ func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add fun
 		if inode.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 			return fuse.ENOTDIR
 		}
-		f.touch(dir, 0)
+		f.touch(dir, in.Flags)
 		dots := [dotEntries]fuse.DirEntry{
 			{Name: ".", Ino: uint64(dir), Mode: syscall.S_IFDIR, Off: 1},
 			{Name: "..", Ino: uint64(inode.Parent), Mode: syscall.S_IFDIR, Off: 2},

@@ -162,9 +162,26 @@ func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	return f.status(opFsync, f.ino(in.NodeId), f.volume.Sync(f.ctx))
 }
 
+// killPriv drops the set-id bits of a file before an ordinary user changes its contents. Of writes and truncations the kernel
+// says when that is to be done, of other changes it does not (HANDLE_KILLPRIV_V2).
+func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
+	if header.Uid == 0 {
+		return nil
+	}
+	inode, err := f.volume.Inode(f.ctx, ino)
+	if err != nil || inode.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+		return err
+	}
+	_, err = f.volume.SetAttr(f.ctx, ino, SetAttr{KillPriv: true})
+	return err
+}
+
 func (f *filesystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	f.count(opFallocate)
 	ino := f.ino(in.NodeId)
+	if err := f.killPriv(&in.InHeader, ino); err != nil {
+		return f.status(opFallocate, ino, err)
+	}
 	_, err := f.volume.Fallocate(f.ctx, ino, in.Mode, in.Offset, in.Length)
 	return f.status(opFallocate, ino, err)
 }
@@ -195,11 +212,16 @@ func (f *filesystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) 
 		return 0, fuse.EINVAL
 	}
 	src, dst := f.ino(in.NodeId), f.ino(in.NodeIdOut)
+	if err := f.killPriv(&in.InHeader, dst); err != nil {
+		return 0, f.status(opCopyFileRange, dst, err)
+	}
 	n, _, err := f.volume.CopyRange(f.ctx, src, in.OffIn, dst, in.OffOut, min(in.Len, maxCopy))
 	if err != nil {
 		return 0, f.status(opCopyFileRange, dst, err)
 	}
-	f.touch(src, 0)
+	if in.FhIn&handleNoAtime == 0 {
+		f.touch(src, 0)
+	}
 	return uint32(n), fuse.OK
 }
 

@@ -1,14 +1,39 @@
 package fs
 
 import (
+	"strings"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
+func isACL(name string) bool {
+	return name == "system.posix_acl_access" || name == "system.posix_acl_default"
+}
+
+// checkXattrName refuses what no disk filesystem takes: names outside of the known namespaces, and a namespace alone. The
+// kernel has other filesystems' handlers do that, and passes a FUSE server every name.
+func checkXattrName(name string) fuse.Status {
+	if isACL(name) {
+		return fuse.OK
+	}
+	for _, namespace := range []string{"user.", "trusted.", "security."} {
+		if rest, ok := strings.CutPrefix(name, namespace); ok {
+			if rest == "" {
+				return fuse.EINVAL
+			}
+			return fuse.OK
+		}
+	}
+	return fuse.Status(syscall.EOPNOTSUPP)
+}
+
 // GetXAttr returns the size of a value, and the value if dest has room for it (an empty dest asks for the size).
 func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	f.count(opGetxattr)
+	if status := checkXattrName(name); !status.Ok() {
+		return 0, status
+	}
 	if f.stale(in.NodeId) {
 		return 0, fuse.Status(syscall.ESTALE)
 	}
@@ -55,6 +80,9 @@ func (f *filesystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 
 func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
 	f.count(opSetxattr)
+	if status := checkXattrName(name); !status.Ok() {
+		return status
+	}
 	if f.stale(in.NodeId) {
 		return fuse.Status(syscall.ESTALE)
 	}
@@ -69,9 +97,16 @@ func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 
 func (f *filesystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	f.count(opRemovexattr)
+	if status := checkXattrName(name); !status.Ok() {
+		return status
+	}
 	if f.stale(in.NodeId) {
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
-	return f.status(opRemovexattr, ino, f.volume.RemoveXattr(f.ctx, ino, name))
+	err := f.volume.RemoveXattr(f.ctx, ino, name)
+	if isACL(name) && ToErrno(err) == syscall.ENODATA {
+		return fuse.OK // as it is with an ACL: the mode says it all
+	}
+	return f.status(opRemovexattr, ino, err)
 }

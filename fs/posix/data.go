@@ -102,7 +102,7 @@ func (a *applier) fallocate(c *command.Fallocate) error {
 	if !keep {
 		in.Size = max(in.Size, end)
 	}
-	return a.wrote(in, true, false)
+	return a.wrote(in, false, false)
 }
 
 func (a *applier) share(c *command.Share) error {
@@ -134,7 +134,7 @@ func (a *applier) share(c *command.Share) error {
 		return err
 	}
 	dst.Size = max(dst.Size, c.DstSize)
-	return a.wrote(dst, true, false)
+	return a.wrote(dst, false, false)
 }
 
 // replace swaps the contents of a file for equivalent ones: its times stay, as nothing changed that anybody asked

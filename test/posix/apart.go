@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -46,7 +47,16 @@ func Apart(t *testing.T, variant string) string {
 	server.Stderr = &log
 	stdout, err := server.StdoutPipe()
 	must(t, err)
-	must(t, server.Start())
+	// The signal at the death of the parent comes at the death of the thread that started it: that one must stay.
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- server.Start()
+		<-ended
+	}()
+	t.Cleanup(func() { close(ended) })
+	must(t, <-started)
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil || line != "mounted\n" {
 		t.Fatalf("the server did not start: %v, %v, %s", err, server.Wait(), log.String())
