@@ -96,7 +96,7 @@ func clusterHandler[Q, A any](d *daemon, timeout time.Duration, do func(context.
 		defer d.volumeMu.RUnlock()
 		var state cluster.State
 		if !d.volumeClosed {
-			state = d.volume.Cluster()
+			state = d.clusterOf()
 		}
 		if state == nil {
 			writeFailure(w, http.StatusConflict, failf(exitNoCluster, "store %s is no member of a cluster: mount or serve it with --listen HOST:PORT to make it the first one", d.cfg.Store))

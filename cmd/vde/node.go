@@ -154,7 +154,7 @@ func (d *joinDoor) serve(conn net.Conn) {
 
 // openDoor lets the node admit others.
 func (d *daemon) openDoor(ctx context.Context) {
-	if state := d.volume.Cluster(); state != nil {
+	if state := d.clusterOf(); state != nil {
 		d.door.server.Store(&cluster.JoinServer{Identity: d.identity, State: state, Logger: d.log, Context: ctx})
 	}
 }
@@ -164,7 +164,7 @@ const announceTimeout = 5 * time.Second
 
 // announce has the cluster know this node's name and address. An error is one that nothing but other flags helps against.
 func (d *daemon) announce(ctx context.Context) error {
-	state := d.volume.Cluster()
+	state := d.clusterOf()
 	if state == nil {
 		return nil
 	}

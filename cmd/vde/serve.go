@@ -42,7 +42,9 @@ type daemon struct {
 	identity *cluster.Identity // nil: no member of a cluster
 	door     joinDoor
 	volume   *replica.Volume
-	server   atomic.Pointer[fs.Server] // nil until mounted
+	// clusterOf is the volume's Cluster: nil for no member of a cluster.
+	clusterOf func() cluster.State
+	server    atomic.Pointer[fs.Server] // nil until mounted
 
 	joining     atomic.Bool   // the volume is being opened, which may have to wait for other nodes
 	serving     atomic.Bool   // without a mount
@@ -95,6 +97,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	if err != nil {
 		return explainOpen(d.cfg.Store, err)
 	}
+	d.clusterOf = d.volume.Cluster
 	stopControl, err := d.startControl()
 	if err != nil {
 		return errors.Join(err, d.closeVolume())

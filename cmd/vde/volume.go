@@ -30,6 +30,7 @@ var atimeModes = map[string]replica.Atime{"relatime": replica.Relatime, "noatime
 func mountVolume(volume *replica.Volume, cfg mountConfig, log *logrus.Logger) (*fs.Server, error) {
 	o := cfg.Options
 	return fs.Mount(volume, cfg.Mountpoint, fs.MountOptions{
+		Shared: volume.Cluster() != nil,
 		FsName: cfg.Store, Logger: log, Debug: log.IsLevelEnabled(logrus.DebugLevel),
 		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, DefaultPermissions: o.DefaultPermissions,
 		Suid: o.Suid, Dev: o.Dev, NoExec: !o.Exec, NoAtime: o.Atime == "noatime", Sync: o.Sync,
