@@ -29,7 +29,7 @@ const (
 	// sessionLease is how long a mount may be unheard of before its locks and open files count as given up. Together
 	// with the time that it takes to notice that is less than ten seconds.
 	sessionLease = 8 * time.Second
-	memberEvery  = time.Second
+	memberEvery  = 250 * time.Millisecond
 )
 
 // node is a volume's part in a cluster.
@@ -111,11 +111,14 @@ func (n *node) start(ctx context.Context) error {
 	v.workers.Go(func() { n.kernel.run(v.stop, v) })
 	g := v.bySlot()[0]
 	for said := time.Now(); ; {
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := g.ReadBarrier(try)
-		cancel()
-		if st := g.Status(); err == nil && slices.Contains(slices.Concat(st.Voters, st.Learners), n.cfg.NodeID) {
-			break
+		var err error
+		if st := g.Status(); st.Leader != 0 && slices.Contains(slices.Concat(st.Voters, st.Learners), n.cfg.NodeID) {
+			try, cancel := context.WithTimeout(ctx, 2*time.Second)
+			err = g.ReadBarrier(try)
+			cancel()
+			if err == nil {
+				break
+			}
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("this node does not hear of a majority of its cluster: are the others running and reachable? %w", errors.Join(err, ctx.Err()))

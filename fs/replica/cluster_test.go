@@ -1,0 +1,402 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vdefs/fs"
+	"vdefs/fs/advisory"
+	"vdefs/fs/cluster"
+	"vdefs/vde"
+	"vdefs/vde/meta"
+)
+
+// testCluster is several nodes in this process, on loopback without TLS, each with a store on disk.
+type testCluster struct {
+	t     testing.TB
+	dir   string
+	nodes []*testNode // by id - 1; nil: removed or never there
+}
+
+type testNode struct {
+	cfg *cluster.Config
+	dir string
+	v   *Volume // nil: down
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newTestCluster starts n nodes and returns when all of them vote.
+func newTestCluster(t testing.TB, n int) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, dir: t.TempDir()}
+	t.Cleanup(func() {
+		var closing sync.WaitGroup
+		for _, n := range c.nodes {
+			if n.v != nil {
+				closing.Go(func() { _ = n.v.Close() })
+			}
+		}
+		closing.Wait()
+	})
+	c.format(1, freePort(t))
+	c.up(1)
+	for id := 2; id <= n; id++ {
+		c.join()
+	}
+	c.voters(n)
+	return c
+}
+
+func (c *testCluster) format(id uint64, addr string) *testNode {
+	c.t.Helper()
+	dir := filepath.Join(c.dir, fmt.Sprint("n", id))
+	if _, err := vde.Format(dir, vde.FormatOptions{Size: 256 << 20, NodeID: id}); err != nil {
+		c.t.Fatal(err)
+	}
+	n := &testNode{dir: dir, cfg: &cluster.Config{
+		ClusterID: [16]byte{7}, NodeID: id, Name: fmt.Sprint("n", id), Listen: addr, Advertise: addr, Founder: id == 1,
+	}}
+	if id > 1 {
+		for _, p := range c.nodes {
+			n.cfg.Peers = append(n.cfg.Peers, p.cfg.Self())
+		}
+	}
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// up opens a node.
+func (c *testCluster) up(id uint64) *Volume {
+	c.t.Helper()
+	n := c.nodes[id-1]
+	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: quiet(), Timeout: 10 * time.Second})
+	if err != nil {
+		c.t.Fatalf("node %d: %v", id, err)
+	}
+	n.v = v
+	return v
+}
+
+// join admits another node and opens it.
+func (c *testCluster) join() *Volume {
+	c.t.Helper()
+	ctx := context.Background()
+	id := uint64(len(c.nodes) + 1)
+	addr := freePort(c.t)
+	st := c.v(1).Cluster()
+	invite := cluster.Invite{ID: [16]byte{byte(id)}, SecretHash: cluster.HashSecret([32]byte{byte(id)}), Expires: time.Now().Add(time.Hour)}
+	if err := st.PutInvite(ctx, invite); err != nil {
+		c.t.Fatal(err)
+	}
+	node, err := st.Join(ctx, invite.ID, [32]byte{byte(id)}, time.Now(), cluster.Node{Name: fmt.Sprint("n", id), Addr: addr})
+	if err != nil || node.ID != id {
+		c.t.Fatalf("join: %+v, %v", node, err)
+	}
+	if _, err := st.Join(ctx, invite.ID, [32]byte{byte(id)}, time.Now(), cluster.Node{Name: "again", Addr: "127.0.0.1:1"}); !errors.Is(err, cluster.ErrInviteUsed) {
+		c.t.Fatalf("an invitation was good twice: %v", err)
+	}
+	c.format(id, addr)
+	return c.up(id)
+}
+
+func (c *testCluster) v(id int) *Volume { return c.nodes[id-1].v }
+
+// down closes a node as a crash would be seen by the others: without ending its session.
+func (c *testCluster) down(id int) {
+	c.t.Helper()
+	n := c.nodes[id-1]
+	n.v.node.session.Store(nil)
+	if err := n.v.Close(); err != nil {
+		c.t.Logf("closing node %d: %v", id, err)
+	}
+	n.v = nil
+}
+
+func (c *testCluster) voters(n int) {
+	c.t.Helper()
+	c.eventually("the voters", func() error {
+		for _, node := range c.nodes {
+			if node.v == nil {
+				continue
+			}
+			if st := node.v.bySlot()[0].Status(); len(st.Voters) != n || st.Leader == 0 {
+				return fmt.Errorf("node %d knows the voters %d and leader %d, want %d", node.cfg.NodeID, st.Voters, st.Leader, n)
+			}
+		}
+		return nil
+	})
+}
+
+func (c *testCluster) eventually(what string, check func() error) {
+	c.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func TestClusterGrowsFromOne(t *testing.T) {
+	ctx := context.Background()
+	c := &testCluster{t: t, dir: t.TempDir()}
+	c.format(1, freePort(t))
+	one := c.up(1)
+	// Large writes of a node that is alone refer to its own image: who joins later must get their contents all the same.
+	big := bytes.Repeat([]byte("vde!"), 1<<20/4)
+	ino := mkfile(t, one, "before")
+	for i := range uint64(4) {
+		if _, err := one.Write(ctx, ino, i<<20, big, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two, three := c.join(), c.join()
+	t.Cleanup(func() { _, _, _ = one.Close(), two.Close(), three.Close() })
+	c.voters(3)
+	for i, v := range []*Volume{one, two, three} {
+		in, err := v.Lookup(ctx, meta.RootIno, "before")
+		if err != nil || in.Size != 4<<20 {
+			t.Fatalf("node %d: %+v, %v", i+1, in, err)
+		}
+		if got := readAll(t, v, ino); !bytes.Equal(got, bytes.Repeat(big, 4)) {
+			t.Fatalf("node %d has other contents", i+1)
+		}
+	}
+	// Each sees at once what another one has done.
+	for i, v := range []*Volume{one, two, three} {
+		name := fmt.Sprint("of ", i)
+		in := mkfile(t, v, name)
+		if _, err := v.Write(ctx, in, 0, big, 0); err != nil {
+			t.Fatal(err)
+		}
+		for j, w := range []*Volume{one, two, three} {
+			got, err := w.Lookup(ctx, meta.RootIno, name)
+			if err != nil || got.Size != 1<<20 {
+				t.Fatalf("node %d does not see what node %d has done: %+v, %v", j+1, i+1, got, err)
+			}
+			if !bytes.Equal(readAll(t, w, in), big) {
+				t.Fatalf("node %d reads other contents than node %d has written", j+1, i+1)
+			}
+		}
+	}
+}
+
+// TestClusterSurvivesANode: a majority goes on, and who comes back has what it missed.
+func TestClusterSurvivesANode(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	ino := mkfile(t, c.v(2), "f")
+	for round := range 3 {
+		leader := int(c.v(1).bySlot()[0].Status().Leader)
+		other := leader%3 + 1
+		c.down(leader)
+		began := time.Now()
+		if _, err := c.v(other).Write(ctx, ino, uint64(round)*4096, bytes.Repeat([]byte{byte(round + 1)}, 4096), 0); err != nil {
+			t.Fatalf("writing without node %d: %v", leader, err)
+		}
+		t.Logf("the first write without its leader took %v", time.Since(began).Round(time.Millisecond))
+		back := c.up(uint64(leader))
+		if got := readAll(t, back, ino); len(got) != (round+1)*4096 || got[round*4096] != byte(round+1) {
+			t.Fatalf("node %d came back with %d bytes", leader, len(got))
+		}
+	}
+}
+
+// TestClusterWithoutMajority: an operation fails after the timeout, and goes through once the others are there again.
+func TestClusterWithoutMajority(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	v := c.v(3)
+	v.node.timeout = 700 * time.Millisecond
+	c.down(1)
+	c.down(2)
+	if _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "x", Mode: unix.S_IFREG}); fs.ToErrno(err) != syscall.EIO {
+		t.Errorf("a file was made without a majority: %v", err)
+	}
+	if _, err := v.Lookup(ctx, meta.RootIno, "x"); fs.ToErrno(err) != syscall.EIO {
+		t.Errorf("a lookup without a majority: %v", err)
+	}
+	v.node.timeout = 20 * time.Second
+	var up sync.WaitGroup
+	up.Go(func() { c.up(1) })
+	if _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "y", Mode: unix.S_IFREG}); err != nil {
+		t.Errorf("with a majority again: %v", err)
+	}
+	up.Wait()
+}
+
+func TestClusterLocks(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	ino := mkfile(t, c.v(1), "f")
+	whole := advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: 1}, Exclusive: true, PID: 42}
+	take := func(id int, wait bool) error { return c.v(id).TakeLock(ctx, nil, ino, advisory.Flock, whole, wait) }
+	if err := take(1, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := take(2, false); !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("two mounts have one lock: %v", err)
+	}
+	if l, found, err := c.v(3).TestLock(ctx, ino, advisory.Flock, whole); err != nil || !found || l.PID != 42 {
+		t.Fatalf("test: %+v, %v, %v", l, found, err)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- take(2, true) }()
+	time.Sleep(50 * time.Millisecond)
+	if err := c.v(1).Unlock(ctx, ino, advisory.Flock, whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	// A mount that dies gives up what it holds.
+	began := time.Now()
+	go func() { waited <- take(3, true) }()
+	c.down(2)
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(began); d > 12*time.Second {
+		t.Errorf("the lock of a dead mount was held for %v", d)
+	}
+}
+
+// TestClusterRemovedWhileOpen: a file that one mount has open outlives its name, whoever removes it, and no longer.
+func TestClusterRemovedWhileOpen(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	one, two := c.v(1), c.v(2)
+	ino := mkfile(t, one, "f")
+	if _, err := one.Write(ctx, ino, 0, []byte("still here"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Reference(ino); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Unlink(ctx, meta.RootIno, "f"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * reapDelay)
+	if got := readAll(t, two, ino); string(got) != "still here" {
+		t.Fatalf("an open file is %q after its removal on another mount", got)
+	}
+	if _, err := two.Write(ctx, ino, 0, []byte("STILL"), 0); err != nil {
+		t.Fatal(err)
+	}
+	two.Unreference(ino)
+	c.eventually("freeing it", func() error {
+		for _, v := range []*Volume{one, two, c.v(3)} {
+			if _, err := v.Inode(ctx, ino); !errors.Is(err, syscall.ESTALE) {
+				return fmt.Errorf("it is still there: %v", err)
+			}
+		}
+		return nil
+	})
+}
+
+// TestClusterOnce: operations on all mounts while the leadership moves are each done once.
+func TestClusterOnce(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	log := mkfile(t, c.v(1), "log")
+	stop := make(chan struct{})
+	var movers, workers sync.WaitGroup
+	movers.Go(func() {
+		for i := uint64(0); ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(60 * time.Millisecond):
+			}
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			_ = c.v(1).Cluster().MoveLeader(short, "default", i%3+1)
+			cancel()
+		}
+	})
+	const each = 60
+	for id := 1; id <= 3; id++ {
+		workers.Go(func() {
+			v := c.v(id)
+			for i := range each {
+				name := fmt.Sprintf("%d-%d", id, i)
+				// EEXIST would be the answer to a file's own making.
+				if _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: name, Mode: unix.S_IFREG | 0o644}); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if _, err := v.Write(ctx, log, 0, []byte("0123456789abcde\n"), fs.WriteAppend); err != nil {
+					t.Errorf("append %s: %v", name, err)
+				}
+				if err := v.Rename(ctx, meta.RootIno, name, meta.RootIno, name+".done", 0); err != nil {
+					t.Errorf("rename %s: %v", name, err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	close(stop)
+	movers.Wait()
+	for id := 1; id <= 3; id++ {
+		if got := len(readAll(t, c.v(id), log)); got != 3*each*16 {
+			t.Errorf("node %d: %d bytes were appended, want %d", id, got, 3*each*16)
+		}
+		n := 0
+		if err := c.v(id).ReadDir(ctx, meta.RootIno, 0, false, func(meta.Dirent, *meta.Inode) bool { n++; return true }); err != nil || n != 3*each+1 {
+			t.Errorf("node %d: %d entries, %v", id, n, err)
+		}
+	}
+}
+
+func TestClusterRemoveNode(t *testing.T) {
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	st := c.v(1).Cluster()
+	if err := st.Remove(ctx, 9, false); !errors.Is(err, cluster.ErrUnknownNode) {
+		t.Errorf("removing nobody: %v", err)
+	}
+	leader := c.v(1).bySlot()[0].Status().Leader
+	short, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	gone := leader // the leader itself has to hand over first
+	if gone == 1 {
+		st = c.v(2).Cluster()
+	}
+	if err := st.Remove(short, gone, false); err != nil {
+		t.Fatal(err)
+	}
+	c.down(int(gone))
+	c.voters(2)
+	left := int(gone%3 + 1)
+	mkfile(t, c.v(left), "after")
+	other := (gone+1)%3 + 1
+	c.down(int(other))
+	c.eventually("the last but one is missed", func() error {
+		if err := c.v(left).Cluster().Remove(ctx, uint64(left), false); !errors.Is(err, cluster.ErrQuorum) {
+			return fmt.Errorf("removing the last node that answers: %v", err)
+		}
+		return nil
+	})
+}
