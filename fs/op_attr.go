@@ -133,6 +133,9 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		}
 	}
 	inode, err := f.volume.SetAttr(f.ctx, ino, change)
+	if err == nil && valid&(fuse.FATTR_KILL_SUIDGID|fuse.FATTR_SIZE) == fuse.FATTR_KILL_SUIDGID|fuse.FATTR_SIZE {
+		err = f.killSGID(&in.InHeader, &inode)
+	}
 	if err != nil {
 		return f.status(opSetattr, ino, err)
 	}

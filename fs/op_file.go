@@ -64,7 +64,11 @@ func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	switch {
 	case in.Flags&syscall.O_TRUNC != 0:
 		var size uint64
-		_, err = f.volume.SetAttr(f.ctx, ino, SetAttr{Size: &size, KillPriv: in.Mode&fuse.OPEN_KILL_SUIDGID != 0})
+		kill := in.Mode&fuse.OPEN_KILL_SUIDGID != 0
+		var inode meta.Inode
+		if inode, err = f.volume.SetAttr(f.ctx, ino, SetAttr{Size: &size, KillPriv: kill}); err == nil && kill {
+			err = f.killSGID(&in.InHeader, &inode)
+		}
 	case f.writeback && writes(in.Flags):
 		dropCaps, err = f.hasCapabilities(ino)
 	}
@@ -123,7 +127,11 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	case !f.writeback && !fromCache && in.Flags&syscall.O_APPEND != 0:
 		how |= WriteAppend
 	}
-	if _, err := f.volume.Write(f.ctx, ino, in.Offset, data, how); err != nil {
+	inode, err := f.volume.Write(f.ctx, ino, in.Offset, data, how)
+	if err == nil && how&WriteKillPriv != 0 {
+		err = f.killSGID(&in.InHeader, &inode)
+	}
+	if err != nil {
 		return 0, f.status(opWrite, ino, err)
 	}
 	if f.nodes.wrote(in.NodeId) {
@@ -172,7 +180,24 @@ func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
 	if err != nil || inode.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
 		return err
 	}
-	_, err = f.volume.SetAttr(f.ctx, ino, SetAttr{KillPriv: true})
+	if inode, err = f.volume.SetAttr(f.ctx, ino, SetAttr{KillPriv: true}); err != nil {
+		return err
+	}
+	return f.killSGID(header, &inode)
+}
+
+// killSGID drops the set-group-id bit of a file that its group may not execute, after a change by somebody of another group;
+// that of other files has gone with KillPriv. A request names only the first group of the caller, so one who is in the
+// file's group by another drops it too.
+func (f *filesystem) killSGID(header *fuse.InHeader, inode *meta.Inode) error {
+	if inode.Mode&(syscall.S_IFMT|syscall.S_ISGID|syscall.S_IXGRP) != syscall.S_IFREG|syscall.S_ISGID || header.Gid == inode.GID {
+		return nil
+	}
+	mode := inode.Mode & 0o7777 &^ syscall.S_ISGID
+	after, err := f.volume.SetAttr(f.ctx, inode.Ino, SetAttr{Mode: &mode})
+	if err == nil {
+		*inode = after
+	}
 	return err
 }
 

@@ -33,7 +33,7 @@ func (a *applier) setAttr(c *command.SetAttr) error {
 	if c.Set&command.SetGID != 0 {
 		in.GID = c.GID
 	}
-	if c.Set&(command.SetUID|command.SetGID|command.SetSize) != 0 {
+	if c.Set&(command.SetUID|command.SetGID|command.SetSize) != 0 && !isDir(in) {
 		if err := a.dropCapability(in); err != nil {
 			return err
 		}

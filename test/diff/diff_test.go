@@ -204,11 +204,7 @@ func (c *comparison) run(ops []*op, count bool) ([]answer, *difference, error) {
 				os.RemoveAll(dir)
 			}
 		}()
-		refuse := refusal(c.env)
-		if i == 1 {
-			refuse = nil
-		}
-		group.Go(func() { answers[i], errs[i] = play(dir, ops, refuse, nil) })
+		group.Go(func() { answers[i], errs[i] = play(dir, ops, c.env, i == 0, nil) })
 	}
 	group.Wait()
 	if err := errors.Join(errs[0], errs[1]); err != nil {
@@ -241,7 +237,7 @@ func TestFindsADifference(t *testing.T) {
 				lie = func(o *op) bool { return o.call.name == "link" }
 			}
 			var err error
-			answers[i], err = play(dir, ops, nil, lie)
+			answers[i], err = play(dir, ops, environment{}, false, lie)
 			must(t, err)
 		}
 		return compare(ops, answers[0], answers[1], environment{}, map[string]int{})

@@ -17,8 +17,10 @@ type environment struct {
 type known struct {
 	name   string
 	reason string
-	// refuse is what the reference answers instead of doing a call, so that contents do not part; "": it does it.
-	refuse func(o *op, env environment) string
+	// refuse tells whether the reference answers "not supported" instead of doing a call, so that contents do not part.
+	refuse func(o *op) bool
+	// avoid tells whether a call is left out on both sides, as its effect differs and others would follow.
+	avoid func(s *side, o *op) bool
 	// explains tells whether it is the reason for two lines of answers to a call to differ.
 	explains func(o *op, reference, tested string, env environment) bool
 }
@@ -27,12 +29,7 @@ var differences = []known{
 	{
 		name:   "collapse and insert",
 		reason: "the kernel's FUSE client takes no FALLOC_FL_COLLAPSE_RANGE, INSERT_RANGE or UNSHARE_RANGE (fs/fuse/file.c, fuse_file_fallocate), as most filesystems do not",
-		refuse: func(o *op, _ environment) string {
-			if o.call.name == "fallocate" && contested(o) {
-				return "not supported"
-			}
-			return ""
-		},
+		refuse: func(o *op) bool { return o.call.name == "fallocate" && contested(o) },
 		explains: func(o *op, reference, tested string, _ environment) bool {
 			return o.call.name == "fallocate" && reference == "not supported" && strings.HasPrefix(tested, "E")
 		},
@@ -40,13 +37,10 @@ var differences = []known{
 	{
 		name:   "whiteout",
 		reason: "the kernel's FUSE client takes no RENAME_WHITEOUT (fs/fuse/dir.c, fuse_rename2); overlayfs does without",
-		refuse: func(o *op, _ environment) string {
+		refuse: func(o *op) bool {
 			var from, to unix.Stat_t
-			if o.call.name != "rename" || !contested(o) ||
-				unix.Lstat(o.path, &from) == nil && unix.Lstat(o.path2, &to) == nil && from.Ino == to.Ino {
-				return "" // nothing to do is the kernel's answer for all filesystems
-			}
-			return "not supported"
+			same := unix.Lstat(o.path, &from) == nil && unix.Lstat(o.path2, &to) == nil && from.Ino == to.Ino
+			return o.call.name == "rename" && contested(o) && !same // nothing to do is the kernel's own answer
 		},
 		explains: func(o *op, reference, tested string, _ environment) bool {
 			return o.call.name == "rename" && reference == "not supported" && strings.HasPrefix(tested, "E")
@@ -76,6 +70,24 @@ var differences = []known{
 			switch o.call.name {
 			case "write", "pwrite", "writev", "mmap", "truncate", "ftruncate", "sendfile", "copy_file_range":
 				return strings.HasPrefix(reference, "atime of ") && strings.HasSuffix(reference, " stayed") && strings.HasSuffix(tested, " moved")
+			}
+			return false
+		},
+	},
+	{
+		name: "truncation to the same size",
+		reason: "with its writeback cache the kernel keeps mtime and ctime of regular files itself, and sets them at a truncation only " +
+			"if the size changes (fs/fuse/dir.c, fuse_do_setattr)",
+		avoid: func(s *side, o *op) bool {
+			var st unix.Stat_t
+			if s.env.variant != "writeback" {
+				return false
+			}
+			switch o.call.name {
+			case "truncate":
+				return unix.Stat(o.path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == o.n
+			case "ftruncate":
+				return unix.Fstat(s.fd[o.slot], &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == o.n
 			}
 			return false
 		},
@@ -121,16 +133,15 @@ func explained(o *op, reference, tested string, env environment) string {
 	return ""
 }
 
-// refusal is the answer of the reference to what the tested filesystem is known not to support.
-func refusal(env environment) func(*op) string {
-	return func(o *op) string {
-		for _, k := range differences {
-			if k.refuse != nil {
-				if answer := k.refuse(o, env); answer != "" {
-					return answer
-				}
-			}
+// known is the answer to a call that is not made: "" if it is.
+func (s *side) known(o *op) string {
+	for _, k := range differences {
+		if k.avoid != nil && k.avoid(s, o) {
+			return "left out"
 		}
-		return ""
+		if s.reference && k.refuse != nil && k.refuse(o) {
+			return "not supported"
+		}
 	}
+	return ""
 }

@@ -24,9 +24,10 @@ type side struct {
 	fd    [slots]int
 	flags [slots]int
 	buf   []byte // arena bytes, aligned as O_DIRECT wants it
-	// refused are answers given instead of the call: what the other filesystem is known not to support, so that the
-	// contents stay the same.
-	refuse func(o *op) string
+	env   environment
+	// reference: this is the side to compare with. It refuses what the other is known not to support, so that the contents
+	// stay the same.
+	reference bool
 	// lie changes what is done, to show that a wrong filesystem is found out.
 	lie func(o *op) bool
 }
@@ -36,7 +37,7 @@ type answer []string
 
 // play runs a sequence in a directory, by a thread of its own that has it as its root, and returns the answer to every
 // call.
-func play(root string, ops []*op, refuse func(*op) string, lie func(*op) bool) ([]answer, error) {
+func play(root string, ops []*op, env environment, reference bool, lie func(*op) bool) ([]answer, error) {
 	type outcome struct {
 		answers []answer
 		err     error
@@ -46,7 +47,7 @@ func play(root string, ops []*op, refuse func(*op) string, lie func(*op) bool) (
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
 		debug.SetPanicOnFault(true)
-		s := &side{refuse: refuse, lie: lie}
+		s := &side{env: env, reference: reference, lie: lie}
 		answers, err := s.play(root, ops)
 		done <- outcome{answers, err}
 	}()
@@ -108,10 +109,8 @@ func (s *side) put(slot, fd, flags int) {
 
 // do makes one call.
 func (s *side) do(o *op) (a answer) {
-	if s.refuse != nil {
-		if instead := s.refuse(o); instead != "" {
-			return answer{instead}
-		}
+	if instead := s.known(o); instead != "" {
+		return answer{instead}
 	}
 	if s.lie != nil && s.lie(o) {
 		return answer{"0"}
