@@ -10,7 +10,7 @@
 //	R2 A mapped block is overwritten in place only with whole new contents, and only after the log record of
 //	   that write is durable: overlay. Contents that depend on what a block held go to a fresh block.
 //	R3 A freed block is not given out again before the state that freed it is durable in meta/, nor while a reader
-//	   may still use it: Engine.checkpoint. (Durability of the log record alone would not do: replay completes
+//	   or an open snapshot may still use it: Engine.Checkpoint. (Durability of the log record alone would not do: replay completes
 //	   partly written blocks from what their old block holds.)
 //	R4 A transaction reads no file data, except to complete a partly written block.
 //
@@ -20,9 +20,10 @@
 //
 //	caller's order of a group
 //	  Engine.settle (read: from Begin until Rest has run)
+//	    Engine.commitGate (read: while a commit changes memory and meta/)
 //	    rangelock of a file
 //	      Engine.readGate (read: while blocks of a file are read)
-//	      fileTable.mu, refs.mu, overlay.mu, frees.mu, alloc's (leaves)
+//	      fileTable.mu, refs.mu, overlay.mu, frees.mu, holdBack.mu, alloc's (leaves)
 //	overlay.flushMu > overlay.mu
 //	checkpointMu > everything that Flush needs; never held by what settle waits for
 //

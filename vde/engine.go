@@ -24,7 +24,7 @@ type Logs interface {
 }
 
 // Engine is an open store. Methods may be called concurrently, but for transactions of one group, which follow each
-// other (see Begin).
+// other (see Begin); those of several groups run side by side.
 type Engine struct {
 	dir  string
 	info Info
@@ -51,8 +51,13 @@ type Engine struct {
 	groupsMu sync.RWMutex
 	groups   map[uint16]*meta.Group // state after the last commit; guarded by groupsMu, the pointee by its group's order
 
+	// commitGate is held for reading while a commit changes what is in memory and what is in meta/, for writing while a
+	// checkpoint or a snapshot notes which commits came before it.
+	commitGate sync.RWMutex
+
 	onCheckpoint func(slot uint16, applied uint64)
 	frees        freeList
+	holdBack     holdBack
 	checkpointMu sync.Mutex    // one checkpoint at a time
 	logged       atomic.Int64  // bytes of data that the logs have taken since the last checkpoint
 	unflushed    atomic.Int64  // bytes of metadata committed since the last checkpoint began, at most
@@ -229,6 +234,10 @@ func (e *Engine) Reserve(blocks uint64) error {
 		}
 		e.reserved.Add(-int64(blocks))
 		if try == 2 || e.frees.size() == 0 && try > 0 {
+			if held, _ := e.holdBack.size(); held > 0 {
+				return fmt.Errorf("%w: %d blocks asked for, %d free, %d are free when snapshots that are being sent have ended",
+					ErrNoSpace, blocks, e.alloc.FreeBlocks(), held)
+			}
 			return fmt.Errorf("%w: %d blocks asked for, %d free", ErrNoSpace, blocks, e.alloc.FreeBlocks())
 		}
 		if err := e.Checkpoint(); err != nil {
@@ -254,8 +263,15 @@ func (e *Engine) Checkpoint() error {
 		applied[slot] = g.Applied
 	}
 	e.groupsMu.RUnlock()
-	freed := e.frees.take()
-	lingering, epoch := e.refs.beginEpoch()
+	// What has been freed in memory must have been committed, or the flush would not make it durable.
+	e.commitGate.Lock()
+	b := heldBack{freed: e.frees.take()}
+	b.lingering, b.epoch = e.refs.beginEpoch()
+	e.holdBack.mu.Lock()
+	e.holdBack.number++
+	b.number = e.holdBack.number
+	e.holdBack.mu.Unlock()
+	e.commitGate.Unlock()
 	e.unflushed.Store(0)
 	e.logged.Store(0)
 	if err := e.meta.Flush(); err != nil {
@@ -264,11 +280,15 @@ func (e *Engine) Checkpoint() error {
 		}
 		return e.Err()
 	}
-	e.refs.forget(lingering, epoch)
 	if e.onCheckpoint != nil {
 		for slot, index := range applied {
 			e.onCheckpoint(slot, index)
 		}
+	}
+	var freed []alloc.Extent
+	for _, b := range e.holdBack.settled(b) {
+		e.refs.forget(b.lingering, b.epoch)
+		freed = append(freed, b.freed...)
 	}
 	if len(freed) == 0 {
 		return nil
@@ -287,10 +307,12 @@ func (e *Engine) Checkpoint() error {
 	return nil
 }
 
-// Usage tells blocks in all, free (those that wait for a checkpoint included) and allocated.
+// Usage tells how many blocks there are, and how many are free, those included that wait for a checkpoint or for the
+// end of a snapshot.
 func (e *Engine) Usage() (total, free uint64) {
 	s := e.img.Super()
-	return s.DataEnd() - s.DataStart, e.alloc.FreeBlocks() + e.frees.size()
+	held, _ := e.holdBack.size()
+	return s.DataEnd() - s.DataStart, e.alloc.FreeBlocks() + e.frees.size() + held
 }
 
 // ChecksumErrors counts reads that met a bad block since the store was opened.
@@ -332,7 +354,7 @@ func (e *Engine) startWorkers(checkpointEvery time.Duration) {
 			case <-tick.C:
 			case <-e.checkup:
 			}
-			if e.unflushed.Load() == 0 && e.frees.size() == 0 {
+			if _, ready := e.holdBack.size(); e.unflushed.Load() == 0 && e.frees.size() == 0 && !ready {
 				continue
 			}
 			if err := e.Checkpoint(); err != nil {
@@ -349,6 +371,7 @@ func (e *Engine) Close() error {
 	}
 	close(e.stop)
 	e.workers.Wait()
+	e.endSnapshots(nil, ErrClosed)
 	err := e.Err()
 	if err == nil && !e.abandoned.Load() {
 		err = e.closeClean()

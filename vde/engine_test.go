@@ -21,21 +21,36 @@ import (
 
 // testLog stands for the log that transactions come from: it is durable when SyncAll says so.
 type testLog struct {
-	e  *Engine
-	mu sync.Mutex // the order of the group
-	n  uint64     // index of the last entry; guarded by mu
+	e    *Engine
+	slot uint16
+	mu   sync.Mutex // the order of the group
+	n    uint64     // index of the last entry; guarded by mu
 }
 
 func (l *testLog) SyncAll() error {
-	l.e.LogDurable(0, ^uint64(0)>>1)
+	for _, slot := range l.e.Groups() {
+		if g, ok := l.e.Group(slot); ok {
+			l.e.LogDurable(slot, g.Applied)
+		}
+	}
 	return nil
+}
+
+// logOf returns a log of another group of the engine.
+func logOf(t testing.TB, e *Engine, slot uint16) *testLog {
+	t.Helper()
+	g, ok := e.Group(slot)
+	if !ok {
+		t.Fatalf("group %d is missing", slot)
+	}
+	return &testLog{e: e, slot: slot, n: g.Applied}
 }
 
 // apply runs a transaction in order, and its data outside of the order.
 func (l *testLog) apply(change func(tx *Tx) error) error {
 	l.mu.Lock()
 	l.n++
-	tx, err := l.e.Begin(0, l.n, 1)
+	tx, err := l.e.Begin(l.slot, l.n, 1)
 	if err != nil {
 		l.mu.Unlock()
 		return err

@@ -66,6 +66,7 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	e := &Engine{
 		dir: dir, info: info, log: o.Logger.WithField("store", dir), lock: lock,
 		groups: map[uint16]*meta.Group{}, refs: newRefs(), onCheckpoint: o.OnCheckpoint,
+		holdBack:  holdBack{open: map[*snapshot]uint64{}},
 		flushRoom: make(chan struct{}, 1), wake: make(chan struct{}, 1), checkup: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	defer func() {

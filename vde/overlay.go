@@ -17,6 +17,7 @@ import (
 type overlay struct {
 	img *image.Image
 
+	run     []byte     // a buffer of flush; guarded by flushMu
 	flushMu sync.Mutex // held over a flush; before mu
 
 	mu      sync.RWMutex
@@ -82,6 +83,25 @@ func (o *overlay) setDurable(slot uint16, index uint64) {
 	o.mu.Unlock()
 }
 
+// forget drops the entries of a group whose blocks nobody maps any more, and what was known of its log: it counts as
+// durable up to an index.
+func (o *overlay) forget(slot uint16, durable uint64) {
+	o.flushMu.Lock() // a flush under way may be writing some of them
+	defer o.flushMu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for b, e := range o.blocks {
+		if e.slot == slot {
+			delete(o.blocks, b)
+		}
+	}
+	o.durable[slot] = durable
+	if durable == 0 {
+		delete(o.durable, slot)
+	}
+	o.room.Broadcast()
+}
+
 // size is the number of blocks held.
 func (o *overlay) size() int {
 	o.mu.RLock()
@@ -111,7 +131,6 @@ func (o *overlay) flush() error {
 	}
 	slices.SortFunc(ready, func(a, b item) int { return cmp.Compare(a.block, b.block) })
 	const maxRun = 256 // blocks: 1 MiB a write
-	var buf []byte
 	for i := 0; i < len(ready); {
 		n := 1
 		for i+n < len(ready) && n < maxRun && ready[i+n].block == ready[i].block+uint64(n) {
@@ -119,11 +138,13 @@ func (o *overlay) flush() error {
 		}
 		data := ready[i].data
 		if n > 1 {
-			buf = buf[:0]
-			for _, it := range ready[i : i+n] {
-				buf = append(buf, it.data...)
+			if o.run == nil {
+				o.run = make([]byte, 0, maxRun*image.BlockSize)
 			}
-			data = buf
+			data = o.run[:0]
+			for _, it := range ready[i : i+n] {
+				data = append(data, it.data...)
+			}
 		}
 		if err := o.img.Write(ready[i].block, data); err != nil {
 			o.mu.Lock()

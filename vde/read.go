@@ -114,6 +114,27 @@ func (e *Engine) readPhys(ino meta.Ino, fileBlock, phys uint64, dst []byte) erro
 	return nil
 }
 
+// readEach reads whole image blocks and calls bad for each that cannot be read or fails its checksum, with its place in
+// dst and the error; what dst holds there is no contents. An error of bad ends it.
+func (e *Engine) readEach(phys uint64, dst []byte, bad func(i uint64, err error) error) error {
+	n := uint64(len(dst) / blockSize)
+	if !e.overlay.covers(phys, n) && e.img.Read(phys, dst) == nil {
+		return nil
+	}
+	for i := uint64(0); i < n; i++ {
+		b := dst[i*blockSize : (i+1)*blockSize]
+		if e.overlay.read(phys+i, b) {
+			continue
+		}
+		if err := e.img.Read(phys+i, b); err != nil {
+			if err := bad(i, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // judge turns a checksum error into one that names the file, counts and logs it.
 func (e *Engine) judge(ino meta.Ino, fileBlock, phys uint64, err error) error {
 	var bad *image.ChecksumError

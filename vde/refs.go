@@ -71,7 +71,7 @@ func (r *refs) sharedPrefix(start, count uint64) (shared bool, n uint64) {
 	}
 }
 
-// add gives every block of the range one more reference.
+// add gives every block of the range one more reference. Without a batch nothing but memory is changed.
 func (r *refs) add(b *meta.Batch, start, count uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,6 +94,9 @@ func (r *refs) changeLocked(b *meta.Batch, start, count uint64, by int) (free []
 		}
 		e := ref{meta.Ref{Phys: phys, Count: to - phys, Refs: n}, r.epoch}
 		r.tree.Set(e)
+		if b == nil {
+			return
+		}
 		if n >= 2 {
 			b.SetRef(e.Ref)
 		} else {
@@ -117,7 +120,9 @@ func (r *refs) changeLocked(b *meta.Batch, start, count uint64, by int) (free []
 		lo, hi := max(e.Phys, start), min(e.Phys+e.Count, end)
 		single(pos, lo)
 		r.tree.Delete(e)
-		b.DeleteRef(e.Phys)
+		if b != nil {
+			b.DeleteRef(e.Phys)
+		}
 		set(e.Phys, lo, e.Refs)
 		switch n := e.Refs + uint64(by); {
 		case n == 0:
@@ -132,7 +137,17 @@ func (r *refs) changeLocked(b *meta.Batch, start, count uint64, by int) (free []
 	return free
 }
 
-// load sets an entry read from meta/ at open.
+// remove forgets the entries of blocks that no extent maps after the batch, whatever their count.
+func (r *refs) remove(b *meta.Batch, start, count uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.overlappingLocked(start, count) {
+		r.tree.Delete(e)
+		b.DeleteRef(e.Phys)
+	}
+}
+
+// load sets an entry read from meta/ at open, or that a restored group brings.
 func (r *refs) load(e meta.Ref) {
 	r.mu.Lock()
 	r.tree.Set(ref{Ref: e})

@@ -78,6 +78,9 @@ func (e *Engine) Begin(slot uint16, index, term uint64) (*Tx, error) {
 // Slot is the group of the transaction.
 func (tx *Tx) Slot() uint16 { return tx.slot }
 
+// GroupInodes is how many inodes the group has.
+func (tx *Tx) GroupInodes() uint64 { return tx.group.Inodes }
+
 // Inode returns an inode for reading and changing; SetInode stores the change. meta.ErrNotFound if there is none.
 func (tx *Tx) Inode(ino meta.Ino) (*meta.Inode, error) {
 	for _, in := range tx.inodes {

@@ -364,8 +364,12 @@ func (tx *Tx) Preallocate(in *meta.Inode, off, end uint64) error {
 }
 
 // Share maps count blocks of src, from srcBlock on, into dst at dstBlock too, and frees what dst mapped there; sizes
-// stay. The blocks are copied when one of the files writes them. The ranges must not overlap within one file.
+// stay. The blocks are copied when one of the files writes them. The files must be of
+// one group, and the ranges must not overlap within one file.
 func (tx *Tx) Share(src *meta.Inode, srcBlock uint64, dst *meta.Inode, dstBlock, count uint64) error {
+	if src.Ino.Group() != dst.Ino.Group() {
+		return fmt.Errorf("blocks of inode %d cannot be shared with inode %d, of another group", src.Ino, dst.Ino)
+	}
 	if src.Ino == dst.Ino && srcBlock < dstBlock+count && dstBlock < srcBlock+count {
 		return fmt.Errorf("shared ranges of inode %d overlap", src.Ino)
 	}

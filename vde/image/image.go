@@ -266,6 +266,18 @@ func (im *Image) Read(start uint64, dst []byte) error {
 	return nil
 }
 
+// Matches tells whether data, one block, has the checksum that a block should have.
+func (im *Image) Matches(block uint64, data []byte) (bool, error) {
+	if err := im.check(block, 1); err != nil {
+		return false, err
+	}
+	var sum [4]byte
+	if err := im.ReadSums(block, sum[:]); err != nil {
+		return false, err
+	}
+	return binary.LittleEndian.Uint32(sum[:]) == layout.CRC(data), nil
+}
+
 // ReadSums reads the checksums of len(dst)/4 blocks.
 func (im *Image) ReadSums(start uint64, dst []byte) error {
 	if err := readFull(im.file, dst, int64(im.sums+start*4)); err != nil {
@@ -277,6 +289,14 @@ func (im *Image) ReadSums(start uint64, dst []byte) error {
 // Prefetch tells the kernel that blocks will be read soon. Best effort.
 func (im *Image) Prefetch(start, count uint64) {
 	_ = im.file.Prefetch(int64(start*BlockSize), int64(count*BlockSize)) // only a hint
+}
+
+// Uncache asks the kernel to forget what it holds of blocks in memory, so that the next read is one of the disk. What is
+// not written to the disk yet stays. Best effort.
+func (im *Image) Uncache(start, count uint64) {
+	if fd := im.file.Fd(); fd != vfs.InvalidFd {
+		_ = unix.Fadvise(int(fd), int64(start*BlockSize), int64(count*BlockSize), unix.FADV_DONTNEED) // only a hint
+	}
 }
 
 // Sync makes durable what Write returned for before the call. It costs nothing when nothing was written.

@@ -42,6 +42,12 @@ func (b *Batch) delete(key []byte) {
 	}
 }
 
+func (b *Batch) deleteRange(lower, upper []byte) {
+	if err := b.b.DeleteRange(lower, upper, nil); err != nil {
+		panic("meta: delete in a closed batch: " + err.Error())
+	}
+}
+
 // SetInode stores an inode, DeleteInode removes it (not what belongs to it).
 func (b *Batch) SetInode(in *Inode) {
 	b.buf = EncodeInode(b.buf[:0], in)

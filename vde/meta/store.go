@@ -173,7 +173,11 @@ func (s *Store) Fact(name string) (value []byte, err error) {
 
 // scan calls visit for the keys in [lower, upper) until it returns false.
 func (s *Store) scan(lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	return scan(s.db, lower, upper, visit)
+}
+
+func scan(r pebble.Reader, lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return fmt.Errorf("read metadata: %w", err)
 	}
@@ -287,7 +291,11 @@ func (s *Store) Orphans(group uint16, yield func(Ino) (bool, error)) error {
 
 // AllExtents yields every extent of the store, by inode and file block.
 func (s *Store) AllExtents(yield func(Ino, Extent) (bool, error)) error {
-	return s.scan([]byte{kExtent}, []byte{kExtent + 1}, func(k, v []byte) (bool, error) {
+	return s.scanExtents([]byte{kExtent}, []byte{kExtent + 1}, yield)
+}
+
+func (s *Store) scanExtents(lower, upper []byte, yield func(Ino, Extent) (bool, error)) error {
+	return scan(s.db, lower, upper, func(k, v []byte) (bool, error) {
 		key, err := DecodeKey(k)
 		if err != nil {
 			return false, err
@@ -301,8 +309,10 @@ func (s *Store) AllExtents(yield func(Ino, Extent) (bool, error)) error {
 }
 
 // Refs yields every reference count of the store, by block.
-func (s *Store) Refs(yield func(Ref) (bool, error)) error {
-	return s.scan([]byte{kRef}, []byte{kRef + 1}, func(k, v []byte) (bool, error) {
+func (s *Store) Refs(yield func(Ref) (bool, error)) error { return scanRefs(s.db, yield) }
+
+func scanRefs(r pebble.Reader, yield func(Ref) (bool, error)) error {
+	return scan(r, []byte{kRef}, []byte{kRef + 1}, func(k, v []byte) (bool, error) {
 		key, err := DecodeKey(k)
 		if err != nil {
 			return false, err
