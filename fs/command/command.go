@@ -42,6 +42,17 @@ const (
 	OpPutInvite    Op = 21
 	OpJoin         Op = 22
 	OpRemoveNode   Op = 23
+
+	OpMakeApart Op = 24
+	OpLinkApart Op = 25
+	OpName      Op = 26
+	OpUnname    Op = 27
+	OpSettle    Op = 28
+	OpForget    Op = 29
+	OpPutGroup  Op = 30
+	OpDropGroup Op = 31
+	OpRoute     Op = 32
+	OpSeal      Op = 33
 )
 
 // Forms of the encoding.
@@ -271,6 +282,26 @@ func empty(op Op) Command {
 		return &Join{}
 	case OpRemoveNode:
 		return &RemoveNode{}
+	case OpMakeApart:
+		return &MakeApart{}
+	case OpLinkApart:
+		return &LinkApart{}
+	case OpName:
+		return &Name{}
+	case OpUnname:
+		return &Unname{}
+	case OpSettle:
+		return &Settle{}
+	case OpForget:
+		return &Forget{}
+	case OpPutGroup:
+		return &PutGroup{}
+	case OpDropGroup:
+		return &DropGroup{}
+	case OpRoute:
+		return &Route{}
+	case OpSeal:
+		return &Seal{}
 	}
 	return nil
 }

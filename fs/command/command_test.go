@@ -37,6 +37,16 @@ func samples() []Command {
 		&PutInvite{[16]byte{1}, [32]byte{2}, 1 << 40},
 		&Join{[16]byte{1}, [32]byte{2}, 1 << 40, "c", "10.0.0.3:7000"},
 		&RemoveNode{2},
+		&MakeApart{0o100644, 0o22, 1, 2, 0o42755, 3, []byte("acl"), "security.selinux", []byte("label")},
+		&LinkApart{1<<48 | 5},
+		&Name{1, "b", 1<<48 | 5, 0o100000, TxID{7, 8}},
+		&Unname{TxID{7, 8}, 1<<48 | 5},
+		&Settle{[]Settlement{{TxID{7, 8}, true}, {TxID{9, 1 << 40}, false}}},
+		&Forget{[]Placement{{1<<48 | 5, TxID{1, 2}}}, []TxID{{3, 4}}, []TxID{{5, 6}, {7, 8}}},
+		&PutGroup{"g1", []uint64{1, 2, 3}},
+		&DropGroup{1<<16 - 1},
+		&Route{3, true, 1},
+		&Seal{},
 	}
 }
 

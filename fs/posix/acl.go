@@ -157,25 +157,30 @@ func (a *applier) inheritACL(parent, in *meta.Inode, umask uint32) error {
 	if in.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return nil
 	}
-	if parent.Flags&meta.FlagDefaultACL == 0 {
+	var b []byte
+	if parent.Flags&meta.FlagDefaultACL != 0 {
+		var err error
+		if b, err = a.Xattr(parent.Ino, aclDefault); err != nil && !errors.Is(err, meta.ErrNotFound) {
+			return err
+		}
+	}
+	a.inheritFrom(b, in, umask)
+	return nil
+}
+
+// inheritFrom is inheritACL with the parent's default ACL, empty for none.
+func (a *applier) inheritFrom(acl []byte, in *meta.Inode, umask uint32) {
+	if len(acl) == 0 {
 		in.Mode &^= umask & 0o777
-		return nil
+		return
 	}
-	b, err := a.Xattr(parent.Ino, aclDefault)
-	if errors.Is(err, meta.ErrNotFound) {
-		in.Mode &^= umask & 0o777
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	l, err := decodeACL(b)
+	l, err := decodeACL(acl)
 	if err != nil || l == nil {
 		in.Mode &^= umask & 0o777
-		return nil // stored by nobody who checks: no ACL
+		return // stored by nobody who checks: no ACL
 	}
 	if isDir(in) {
-		a.SetXattr(in.Ino, aclDefault, b)
+		a.SetXattr(in.Ino, aclDefault, acl)
 		in.Flags |= meta.FlagXattr | meta.FlagDefaultACL
 	}
 	in.Mode = in.Mode&^0o777 | l.maskMode(in.Mode)
@@ -183,8 +188,10 @@ func (a *applier) inheritACL(parent, in *meta.Inode, umask uint32) error {
 		a.SetXattr(in.Ino, aclAccess, l.encode())
 		in.Flags |= meta.FlagXattr
 	}
-	return nil
 }
+
+// DefaultACL is the attribute of a directory that MakeApart takes along.
+const DefaultACL = aclDefault
 
 // chmodACL makes the access ACL follow a new mode.
 func (a *applier) chmodACL(in *meta.Inode) error {

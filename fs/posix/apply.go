@@ -28,13 +28,16 @@ const maxLinks = 1<<31 - 1
 
 // Result is what a command answers.
 type Result struct {
-	Inode meta.Inode // the inode that the command is about, as it is afterwards
+	// Inode is the inode that the command is about, as it is afterwards. Of one that lies in another group it has the
+	// number only; if that has lost a name, an Unname is due there.
+	Inode meta.Inode
 	// Bytes is for a Write the offset where the data went, for a Join the node's id, for a Lock 1 if somebody who waits
 	// may get his now.
-	Bytes uint64
+	Bytes   uint64
+	Orphans []meta.Ino // inodes that have lost their last name
 	// Refused: a Lock was not taken, as another one is in the way.
 	Refused bool
-	// Replaced is what a Rename took a name from (Ino 0: nothing), or exchanged with.
+	// Replaced is what a Rename took a name from (Ino 0: nothing), or exchanged with; likewise.
 	Replaced meta.Inode
 	// Err is what refused a command whose refusal had to be remembered: the transaction is to be committed all the same.
 	Err error
@@ -46,7 +49,7 @@ type Replay struct{ Promised bool }
 // Apply does what a command says, at time t. replay is nil unless the command is replayed. A tagged command that has been
 // done before answers what it did then.
 func Apply(tx *vde.Tx, c command.Command, t meta.Time, tag command.Tag, replay *Replay) (Result, error) {
-	a := &applier{Tx: tx, now: t, session: tag.Session, replay: replay}
+	a := &applier{Tx: tx, now: t, tag: tag, replay: replay}
 	if tag.Session == 0 {
 		return a.res, a.apply(c)
 	}
@@ -122,6 +125,26 @@ func (a *applier) apply(c command.Command) error {
 		err = a.join(c)
 	case *command.RemoveNode:
 		err = a.removeNode(c)
+	case *command.MakeApart:
+		err = a.makeApart(c)
+	case *command.LinkApart:
+		err = a.linkApart(c)
+	case *command.Name:
+		err = a.name(c)
+	case *command.Unname:
+		err = a.unname(c)
+	case *command.Settle:
+		err = a.settle(c)
+	case *command.Forget:
+		err = a.forget(c)
+	case *command.PutGroup:
+		err = a.putGroup(c)
+	case *command.DropGroup:
+		err = a.dropGroup(c)
+	case *command.Seal:
+		err = a.seal()
+	case *command.Route:
+		err = a.route(c)
 	default:
 		return fmt.Errorf("no rule for %T", c)
 	}
@@ -141,11 +164,11 @@ func (a *applier) apply(c command.Command) error {
 // applier is one application of a command.
 type applier struct {
 	*vde.Tx
-	now     meta.Time
-	session uint64 // 0: none
-	replay  *Replay
-	unfit   error // a fact that could not be stored
-	res     Result
+	now    meta.Time
+	tag    command.Tag
+	replay *Replay
+	unfit  error // a fact that could not be stored
+	res    Result
 }
 
 // inode reads an inode; a missing one is a stale handle.

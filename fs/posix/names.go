@@ -66,7 +66,7 @@ func (a *applier) make(c *command.Make) error {
 		in.Nlink = 0
 		in.Flags |= meta.FlagLinkable
 		a.SetOrphan(in.Ino)
-		if err := a.keep(in.Ino, a.session); err != nil {
+		if err := a.keep(in.Ino, a.tag.Session); err != nil {
 			return err
 		}
 	} else {
@@ -140,6 +140,16 @@ func (a *applier) remove(c *command.Remove) error {
 	if err != nil {
 		return err
 	}
+	if a.apart(e.Ino) {
+		if c.Dir {
+			return syscall.ENOTDIR // only files lie in other groups than their directory
+		}
+		a.RemoveDirent(parent, e)
+		a.changed(parent)
+		a.drop(e.Ino)
+		a.res.Inode = meta.Inode{Ino: e.Ino}
+		return nil
+	}
 	in, err := a.named(parent.Ino, e)
 	if err != nil {
 		return err
@@ -171,6 +181,7 @@ func (a *applier) unnamed(in *meta.Inode) error {
 	in.Ctime = a.now
 	if in.Nlink == 0 {
 		a.SetOrphan(in.Ino)
+		a.res.Orphans = append(a.res.Orphans, in.Ino)
 		if err := a.keep(in.Ino, 0); err != nil {
 			return err
 		}

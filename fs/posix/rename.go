@@ -32,7 +32,7 @@ func (a *applier) rename(c *command.Rename) error {
 	if err != nil {
 		return err
 	}
-	in, err := a.named(from.Ino, oldEntry)
+	in, err := a.namedHere(from.Ino, oldEntry)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (a *applier) rename(c *command.Rename) error {
 	}
 	var target *meta.Inode
 	if exists {
-		if target, err = a.named(to.Ino, newEntry); err != nil {
+		if target, err = a.namedHere(to.Ino, newEntry); err != nil {
 			return err
 		}
 	}
@@ -66,7 +66,7 @@ func (a *applier) rename(c *command.Rename) error {
 		}
 	}
 	if exists && target.Ino == in.Ino {
-		a.res.Inode = *in // two names of one file: nothing to do (POSIX)
+		a.res.Inode = a.told(in) // two names of one file: nothing to do (POSIX)
 		return nil
 	}
 	if c.Flags&unix.RENAME_EXCHANGE != 0 {
@@ -100,16 +100,19 @@ func (a *applier) rename(c *command.Rename) error {
 		in.Parent = to.Ino
 	}
 	in.Ctime = a.now
-	a.SetInode(in)
+	a.store(in)
 	a.changed(from)
 	a.changed(to)
-	if exists {
+	if exists && a.apart(target.Ino) {
+		a.drop(target.Ino)
+		a.res.Replaced = meta.Inode{Ino: target.Ino}
+	} else if exists {
 		if err := a.unnamed(target); err != nil {
 			return err
 		}
 		a.res.Replaced = a.res.Inode
 	}
-	a.res.Inode = *in
+	a.res.Inode = a.told(in)
 	return nil
 }
 
@@ -128,12 +131,35 @@ func (a *applier) exchange(from, to *meta.Inode, oldEntry, newEntry meta.Dirent,
 		target.Parent = from.Ino
 	}
 	in.Ctime, target.Ctime = a.now, a.now
-	a.SetInode(in)
-	a.SetInode(target)
+	a.store(in)
+	a.store(target)
 	a.changed(from)
 	a.changed(to)
-	a.res.Inode, a.res.Replaced = *in, *target
+	a.res.Inode, a.res.Replaced = a.told(in), a.told(target)
 	return nil
+}
+
+// namedHere is named; of a file of another group the inode has number and type only, and is not of the transaction.
+func (a *applier) namedHere(dir meta.Ino, e meta.Dirent) (*meta.Inode, error) {
+	if a.apart(e.Ino) {
+		return &meta.Inode{Ino: e.Ino, Mode: e.Type}, nil
+	}
+	return a.named(dir, e)
+}
+
+// store stores an inode of namedHere, if it is of this group.
+func (a *applier) store(in *meta.Inode) {
+	if !a.apart(in.Ino) {
+		a.SetInode(in)
+	}
+}
+
+// told is an inode of namedHere as a result.
+func (a *applier) told(in *meta.Inode) meta.Inode {
+	if a.apart(in.Ino) {
+		return meta.Inode{Ino: in.Ino}
+	}
+	return *in
 }
 
 // notInside refuses to move a directory below itself: it walks from dir up to the root.

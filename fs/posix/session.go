@@ -159,7 +159,9 @@ func (a *applier) answered(tag command.Tag) (done bool, err error) {
 		if ino == 0 {
 			continue
 		}
-		if now, err := a.inode(ino); err == nil {
+		if a.apart(ino) {
+			in.Ino = ino
+		} else if now, err := a.inode(ino); err == nil {
 			*in = *now
 		} else if !errors.Is(err, syscall.ESTALE) {
 			return false, err

@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,8 +104,12 @@ func (a *atimes) flush(ctx context.Context) error {
 		list = append(list, command.Atime{Ino: ino, Time: t})
 	}
 	a.mu.RUnlock()
+	slices.SortFunc(list, func(a, b command.Atime) int { return cmp.Compare(a.Ino, b.Ino) }) // by group
 	for len(list) > 0 {
-		n := min(len(list), atimeBatch)
+		n := 1
+		for n < min(len(list), atimeBatch) && list[n].Ino.Group() == list[0].Ino.Group() {
+			n++
+		}
 		if _, err := a.v.propose(ctx, &command.Atimes{Times: list[:n]}); err != nil {
 			return err
 		}

@@ -5,18 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
 	"vdefs/fs/advisory"
 	"vdefs/fs/cluster"
+	"vdefs/fs/posix"
 	"vdefs/vde"
 	"vdefs/vde/meta"
 )
@@ -88,10 +92,11 @@ func (c *testCluster) format(id uint64, addr string) *testNode {
 func (c *testCluster) up(id uint64) *Volume {
 	c.t.Helper()
 	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: quiet(), Timeout: 10 * time.Second})
+	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 10 * time.Second})
 	if err != nil {
 		c.t.Fatalf("node %d: %v", id, err)
 	}
+	v.node.lease, v.node.resolve = time.Second, 200*time.Millisecond
 	n.v = v
 	return v
 }
@@ -124,7 +129,7 @@ func (c *testCluster) v(id int) *Volume { return c.nodes[id-1].v }
 func (c *testCluster) down(id int) {
 	c.t.Helper()
 	n := c.nodes[id-1]
-	n.v.node.session.Store(nil)
+	n.v.node.dead.Store(true)
 	if err := n.v.Close(); err != nil {
 		c.t.Logf("closing node %d: %v", id, err)
 	}
@@ -162,6 +167,7 @@ func (c *testCluster) eventually(what string, check func() error) {
 }
 
 func TestClusterGrowsFromOne(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := &testCluster{t: t, dir: t.TempDir()}
 	c.format(1, freePort(t))
@@ -207,6 +213,7 @@ func TestClusterGrowsFromOne(t *testing.T) {
 
 // TestClusterSurvivesANode: a majority goes on, and who comes back has what it missed.
 func TestClusterSurvivesANode(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	ino := mkfile(t, c.v(2), "f")
@@ -228,6 +235,7 @@ func TestClusterSurvivesANode(t *testing.T) {
 
 // TestClusterWithoutMajority: an operation fails after the timeout, and goes through once the others are there again.
 func TestClusterWithoutMajority(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	v := c.v(3)
@@ -250,6 +258,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 }
 
 func TestClusterLocks(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	ino := mkfile(t, c.v(1), "f")
@@ -287,6 +296,7 @@ func TestClusterLocks(t *testing.T) {
 
 // TestClusterRemovedWhileOpen: a file that one mount has open outlives its name, whoever removes it, and no longer.
 func TestClusterRemovedWhileOpen(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	one, two := c.v(1), c.v(2)
@@ -320,6 +330,7 @@ func TestClusterRemovedWhileOpen(t *testing.T) {
 
 // TestClusterOnce: operations on all mounts while the leadership moves are each done once.
 func TestClusterOnce(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	log := mkfile(t, c.v(1), "log")
@@ -371,6 +382,7 @@ func TestClusterOnce(t *testing.T) {
 }
 
 func TestClusterRemoveNode(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := newTestCluster(t, 3)
 	st := c.v(1).Cluster()
@@ -399,4 +411,242 @@ func TestClusterRemoveNode(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// groups adds groups and waits until every node has them.
+func (c *testCluster) groups(names ...string) {
+	c.t.Helper()
+	for _, name := range names {
+		if err := c.v(1).Cluster().AddGroup(context.Background(), name); err != nil {
+			c.t.Fatalf("group %s: %v", name, err)
+		}
+	}
+	c.eventually("the groups", func() error {
+		for _, n := range c.nodes {
+			if n.v != nil && (len(n.v.all()) != len(names)+1 || len(n.v.mgr.Routes().Slots()) != len(names)+1) {
+				return fmt.Errorf("node %d has %d groups", n.cfg.NodeID, len(n.v.all()))
+			}
+		}
+		return nil
+	})
+}
+
+// consistent checks what must hold when all is quiet: every name's file is there, every file has as many names as it counts,
+// nothing is unsettled, and all nodes hold the same.
+func (c *testCluster) consistent() {
+	c.t.Helper()
+	c.eventually("a consistent whole", func() error {
+		var first map[uint16]string
+		for _, n := range c.nodes {
+			if n.v == nil {
+				continue
+			}
+			if err := checkNames(n.v); err != nil {
+				return fmt.Errorf("node %d: %w", n.cfg.NodeID, err)
+			}
+			digests := map[uint16]string{}
+			for _, g := range n.v.all() {
+				if err := n.v.barrier(context.Background(), meta.MakeIno(g.slot, 0)); err != nil {
+					return err
+				}
+				d, err := n.v.eng.Digest(context.Background(), g.slot)
+				if err != nil {
+					return err
+				}
+				digests[g.slot] = fmt.Sprint(d)
+			}
+			if first == nil {
+				first = digests
+			} else if !maps.Equal(first, digests) {
+				return fmt.Errorf("node %d holds something else than another: %v, %v", n.cfg.NodeID, digests, first)
+			}
+		}
+		return nil
+	})
+}
+
+func checkNames(v *Volume) error {
+	ctx := context.Background()
+	names := map[meta.Ino]uint32{}
+	var walk func(dir meta.Ino) error
+	walk = func(dir meta.Ino) error {
+		var dirs []meta.Ino
+		err := v.ReadDir(ctx, dir, 0, false, func(e meta.Dirent, _ *meta.Inode) bool {
+			if names[e.Ino]++; e.Type == unix.S_IFDIR {
+				dirs = append(dirs, e.Ino)
+			}
+			return true
+		})
+		for _, d := range dirs {
+			err = errors.Join(err, walk(d))
+		}
+		return err
+	}
+	if err := walk(meta.RootIno); err != nil {
+		return err
+	}
+	for ino, n := range names {
+		in, err := v.Inode(ctx, ino)
+		if err != nil {
+			return fmt.Errorf("a name of nothing: inode %d: %w", ino, err)
+		}
+		if in.Mode&unix.S_IFMT == unix.S_IFREG && in.Nlink != n {
+			return fmt.Errorf("inode %d counts %d names, and has %d", ino, in.Nlink, n)
+		}
+	}
+	inodes := uint64(0)
+	for _, g := range v.all() {
+		state, _ := v.eng.Group(g.slot)
+		inodes += state.Inodes
+		u, err := posix.ReadUnsettled(facts{v, g.slot}, 1000)
+		if err != nil {
+			return err
+		}
+		// What says that a removal was done stays for a while.
+		if len(u.Pending)+len(u.Dropped)+len(u.Placed) > 0 {
+			return fmt.Errorf("group %s has unsettled records: %+v", g.Name(), u)
+		}
+	}
+	if inodes != uint64(len(names))+1 {
+		return fmt.Errorf("there are %d inodes and %d with a name", inodes, len(names)+1)
+	}
+	return nil
+}
+
+func TestClusterGroups(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	c.groups("g1", "g2", "g3")
+	var workers sync.WaitGroup
+	for id := 1; id <= 3; id++ {
+		workers.Go(func() {
+			v := c.v(id)
+			dir, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: fmt.Sprint("d", id), Mode: unix.S_IFDIR | 0o2755, GID: 77})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			slots := map[uint16]int{}
+			for i := range 40 {
+				name := fmt.Sprint("f", i)
+				in, err := v.Make(ctx, fs.NewNode{Parent: dir.Ino, Name: name, Mode: unix.S_IFREG | 0o666, Umask: 0o022, UID: 5, GID: 6})
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				if in.Mode != unix.S_IFREG|0o644 || in.UID != 5 || in.GID != 77 || in.Nlink != 1 {
+					t.Errorf("%s: %+v", name, in)
+				}
+				slots[in.Ino.Group()]++
+				if _, err := v.Write(ctx, in.Ino, 0, []byte(name), 0); err != nil {
+					t.Errorf("write %s: %v", name, err)
+				}
+				if _, err := v.Make(ctx, fs.NewNode{Parent: dir.Ino, Name: name, Mode: unix.S_IFREG}); !errors.Is(err, syscall.EEXIST) {
+					t.Errorf("%s twice: %v", name, err)
+				}
+				switch i % 4 {
+				case 0:
+					if after, err := v.Link(ctx, in.Ino, meta.RootIno, fmt.Sprint(id, "-", name)); err != nil || after.Nlink != 2 {
+						t.Errorf("link %s: %+v, %v", name, after, err)
+					}
+				case 1:
+					if after, err := v.Unlink(ctx, dir.Ino, name); err != nil || after.Nlink != 0 {
+						t.Errorf("unlink %s: %+v, %v", name, after, err)
+					}
+				case 2:
+					// Over the file before the last, which has two names.
+					if err := v.Rename(ctx, dir.Ino, name, dir.Ino, fmt.Sprint("f", i-2), 0); err != nil {
+						t.Errorf("rename %s: %v", name, err)
+					}
+				case 3:
+					if err := v.Rename(ctx, dir.Ino, name, meta.RootIno, fmt.Sprint(id, "-", i-3), 0); err != nil {
+						t.Errorf("rename %s: %v", name, err)
+					}
+				}
+			}
+			if len(slots) != 4 {
+				t.Errorf("files were placed in the groups %v of four", slots)
+			}
+			if _, err := v.Rmdir(ctx, meta.RootIno, fmt.Sprint("d", id)); !errors.Is(err, syscall.ENOTEMPTY) {
+				t.Errorf("rmdir: %v", err)
+			}
+		})
+	}
+	workers.Wait()
+	c.consistent()
+	if err := c.v(1).Cluster().RemoveGroup(ctx, "g2"); !errors.Is(err, cluster.ErrGroupInUse) {
+		t.Errorf("a group with files was removed: %v", err)
+	}
+	c.groups2("g4")
+	if err := c.v(1).Cluster().RemoveGroup(ctx, "g4"); err != nil {
+		t.Error(err)
+	}
+	// All is there after a restart of each.
+	for id := 1; id <= 3; id++ {
+		c.down(id)
+		c.up(uint64(id))
+	}
+	c.consistent()
+}
+
+// groups2 adds one more group.
+func (c *testCluster) groups2(name string) {
+	c.t.Helper()
+	if err := c.v(2).Cluster().AddGroup(context.Background(), name); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestClusterDiesBetween has a mount die between the halves of every operation on two groups: each is done or not.
+func TestClusterDiesBetween(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newTestCluster(t, 3)
+	c.groups("g1", "g2")
+	for _, step := range []string{"made", "linked", "named", "dropped", "told"} {
+		v := c.v(2)
+		// A file that lies apart from its directory, and a name that places one there.
+		apart := func(what string) string {
+			for i := 0; ; i++ {
+				if name := fmt.Sprint(step, what, i); v.place(meta.RootIno, name) != 0 {
+					return name
+				}
+			}
+		}
+		old := apart("old")
+		in, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: old, Mode: unix.S_IFREG | 0o644})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.node.dies = func(s string) bool { return s == step }
+		name := apart("new")
+		switch step {
+		case "made", "named":
+			_, err = v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: name, Mode: unix.S_IFREG | 0o644})
+		case "linked":
+			_, err = v.Link(ctx, in.Ino, meta.RootIno, name)
+		case "dropped", "told":
+			_, err = v.Unlink(ctx, meta.RootIno, old)
+		}
+		t.Logf("died when %s: %v", step, err)
+		c.down(2)
+		c.up(2)
+		_, err = c.v(2).Lookup(ctx, meta.RootIno, name)
+		if want := step == "named"; want != (err == nil) {
+			t.Errorf("died when %s: the name is there: %v, want %v", step, err == nil, want)
+		}
+		c.consistent()
+	}
+}
+
+// testLogger logs to standard error where VDE_LOG is set.
+func testLogger() logrus.FieldLogger {
+	if os.Getenv("VDE_LOG") == "" {
+		return quiet()
+	}
+	l := logrus.New()
+	l.SetLevel(logrus.DebugLevel)
+	l.SetFormatter(&logrus.TextFormatter{TimestampFormat: "15:04:05.000", FullTimestamp: true})
+	return l
 }

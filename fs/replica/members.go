@@ -40,7 +40,7 @@ func fromMember(m posix.Member) cluster.Node {
 func (s state) Nodes(ctx context.Context) ([]cluster.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.n.timeout)
 	defer cancel()
-	if err := s.n.v.bySlot()[0].ReadBarrier(ctx); err != nil {
+	if err := s.n.v.first().ReadBarrier(ctx); err != nil {
 		return nil, err
 	}
 	members, err := s.n.members()
@@ -125,7 +125,7 @@ func (n *node) answers() map[uint64]bool {
 // Remove implements cluster.State.
 func (s state) Remove(ctx context.Context, id uint64, force bool) error {
 	n := s.n
-	for _, g := range n.v.bySlot() {
+	for _, g := range n.v.all() {
 		var rest, alive []uint64
 		up := n.answers()
 		for _, v := range g.Status().Voters {
@@ -150,7 +150,7 @@ func (s state) Remove(ctx context.Context, id uint64, force bool) error {
 	// The groups' leaders do the rest: see keepMembers.
 	for {
 		left := false
-		for _, g := range n.v.bySlot() {
+		for _, g := range n.v.all() {
 			st := g.Status()
 			left = left || slices.Contains(st.Voters, id) || slices.Contains(st.Learners, id)
 		}
@@ -168,9 +168,9 @@ func (s state) Remove(ctx context.Context, id uint64, force bool) error {
 // Groups implements cluster.State.
 func (s state) Groups(context.Context) ([]cluster.Group, error) {
 	var list []cluster.Group
-	for slot, g := range s.n.v.bySlot() {
+	for _, g := range s.n.v.all() {
 		st := g.Status()
-		group := cluster.Group{Name: string(st.Group), Slot: uint16(slot), Leader: st.Leader, Voters: st.Voters, Learners: st.Learners}
+		group := cluster.Group{Name: string(st.Group), Slot: g.slot, Leader: st.Leader, Voters: st.Voters, Learners: st.Learners}
 		if progress := g.Progress(); progress != nil {
 			for _, id := range slices.Concat(st.Voters, st.Learners) {
 				p := progress[id]
@@ -193,17 +193,9 @@ func (s state) Groups(context.Context) ([]cluster.Group, error) {
 	return list, nil
 }
 
-// AddGroup implements cluster.State.
-func (s state) AddGroup(context.Context, string) error { return errOneGroup }
-
-// RemoveGroup implements cluster.State.
-func (s state) RemoveGroup(context.Context, string) error { return errOneGroup }
-
-var errOneGroup = fmt.Errorf("%w: this version places everything in group default", cluster.ErrGroupInUse)
-
 // MoveLeader implements cluster.State.
 func (s state) MoveLeader(ctx context.Context, group string, id uint64) error {
-	for _, g := range s.n.v.bySlot() {
+	for _, g := range s.n.v.all() {
 		if string(g.Name()) != group {
 			continue
 		}
@@ -219,6 +211,7 @@ func (s state) MoveLeader(ctx context.Context, group string, id uint64) error {
 func (n *node) keepMembers(stop <-chan struct{}) {
 	tick := time.NewTicker(memberEvery)
 	defer tick.Stop()
+	poke(n.changed)
 	for {
 		select {
 		case <-stop:
@@ -231,13 +224,18 @@ func (n *node) keepMembers(stop <-chan struct{}) {
 			n.v.log.WithError(err).Error("the list of nodes cannot be read")
 			continue
 		}
-		if len(members) == 0 {
-			continue // nobody has been recorded yet
-		}
 		for _, m := range members {
 			n.transport.SetPeer(m.ID, m.Addr)
 		}
-		for _, g := range n.v.bySlot() {
+		if len(members) == 0 || n.session.Load() == nil {
+			continue // nobody has been recorded yet, or this node has not begun
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+		if err := n.openGroups(ctx); err != nil {
+			n.v.log.WithError(err).Warn("opening the groups: tried again soon")
+		}
+		cancel()
+		for _, g := range n.v.all() {
 			if err := n.reconcile(g, members); err != nil && g.Err() == nil {
 				n.v.log.WithError(err).WithField("group", g.Name()).Info("changing the members of a group: tried again soon")
 			}
@@ -250,7 +248,7 @@ const caughtUp = 64
 
 // reconcile makes one change, if one is due, of the members of a group that this node leads: a new node is a learner first,
 // and a voter when it has what the leader has.
-func (n *node) reconcile(g *consensus.Group, members []posix.Member) error {
+func (n *node) reconcile(g *group, members []posix.Member) error {
 	progress := g.Progress()
 	if progress == nil {
 		return nil // another node leads

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"vdefs/consensus"
 	"vdefs/consensus/transport"
 	"vdefs/fs"
@@ -44,6 +46,12 @@ type node struct {
 
 	kernel kernelQueue
 	locks  lockWaits
+	loose  *looseEnds
+
+	lease   time.Duration          // sessionLease, less in tests
+	resolve time.Duration          // resolveAfter, less in tests
+	dies    func(step string) bool // set by tests: see Volume.step
+	dead    atomic.Bool            // set by tests: Close leaves everything as a crash would
 
 	changed chan struct{} // a token: the membership may have changed
 
@@ -60,26 +68,37 @@ type seen struct {
 
 // session is this mount as the groups know it.
 type session struct {
-	id   uint64
-	mu   sync.Mutex
-	next uint64   // sequence of the next command; guarded by mu
-	open []uint64 // those not answered yet, ascending; guarded by mu
+	id uint64
+	mu sync.Mutex
+	in map[uint16]*sequence // by slot; guarded by mu
+}
+
+// sequence numbers the commands of a session in one group.
+type sequence struct {
+	next uint64
+	open []uint64 // those not answered yet, ascending
 }
 
 // begin numbers a command; end has it answered.
-func (s *session) begin() command.Tag {
+func (s *session) begin(slot uint16) command.Tag {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.next++
-	s.open = append(s.open, s.next)
-	return command.Tag{Session: s.id, Seq: s.next, Acked: s.open[0]}
+	q := s.in[slot]
+	if q == nil {
+		q = &sequence{}
+		s.in[slot] = q
+	}
+	q.next++
+	q.open = append(q.open, q.next)
+	return command.Tag{Session: s.id, Seq: q.next, Acked: q.open[0]}
 }
 
-func (s *session) end(seq uint64) {
+func (s *session) end(slot uint16, seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, ok := slices.BinarySearch(s.open, seq); ok {
-		s.open = slices.Delete(s.open, i, i+1)
+	q := s.in[slot]
+	if i, ok := slices.BinarySearch(q.open, seq); ok {
+		q.open = slices.Delete(q.open, i, i+1)
 	}
 }
 
@@ -88,7 +107,7 @@ func openNode(v *Volume, cfg *cluster.Config, timeout time.Duration) (*node, err
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	n := &node{v: v, cfg: cfg, timeout: timeout, changed: make(chan struct{}, 1), seen: map[uint64]seen{}}
+	n := &node{v: v, cfg: cfg, timeout: timeout, lease: sessionLease, resolve: resolveAfter, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
 	n.kernel.wake = make(chan struct{}, 1)
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
 	var err error
@@ -109,7 +128,7 @@ func (n *node) start(ctx context.Context) error {
 	v := n.v
 	v.workers.Go(func() { n.keepMembers(v.stop) })
 	v.workers.Go(func() { n.kernel.run(v.stop, v) })
-	g := v.bySlot()[0]
+	g := v.first()
 	for said := time.Now(); ; {
 		var err error
 		if st := g.Status(); st.Leader != 0 && slices.Contains(slices.Concat(st.Voters, st.Learners), n.cfg.NodeID) {
@@ -128,7 +147,8 @@ func (n *node) start(ctx context.Context) error {
 		}
 		if time.Since(said) > 5*time.Second {
 			said = time.Now()
-			v.log.WithField("applied", g.AppliedIndex()).Info("waiting for the cluster")
+			st := g.Status()
+			v.log.WithFields(logrus.Fields{"applied": st.Applied, "commit": st.Commit, "leader": st.Leader, "term": st.Term}).Info("waiting for the cluster")
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -144,7 +164,11 @@ func (n *node) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.openGroups(ctx); err != nil {
+		return err
+	}
 	v.workers.Go(func() { n.keepAlive(v.stop) })
+	v.workers.Go(func() { n.loose.run(v.stop, n) })
 	return nil
 }
 
@@ -154,11 +178,20 @@ func (n *node) beginSession(ctx context.Context) error {
 	if _, err := cryptorand.Read(b[:]); err != nil {
 		return fmt.Errorf("no random bytes: %w", err)
 	}
-	s := &session{id: binary.LittleEndian.Uint64(b[:]) | 1}
-	if _, err := n.v.proposeTagged(ctx, n.v.bySlot()[0], &command.BeginSession{Session: s.id, Node: n.cfg.NodeID}, nil, nil); err != nil {
-		return fmt.Errorf("beginning a session: %w", err)
+	s := &session{id: binary.LittleEndian.Uint64(b[:]) | 1, in: map[uint16]*sequence{}}
+	if err := n.beginIn(ctx, n.v.first(), s); err != nil {
+		return err
 	}
 	n.session.Store(s)
+	return nil
+}
+
+// beginIn makes a session known to a group: to default first, which says what sessions there are.
+func (n *node) beginIn(ctx context.Context, g *group, s *session) error {
+	if _, err := n.v.proposeTagged(ctx, g, &command.BeginSession{Session: s.id, Node: n.cfg.NodeID}, nil, nil); err != nil {
+		return fmt.Errorf("beginning a session in group %s: %w", g.Name(), err)
+	}
+	g.begun.Store(s.id)
 	return nil
 }
 
@@ -176,12 +209,12 @@ func (n *node) renewSession(ctx context.Context, old *session) error {
 // close ends the session, if the cluster answers soon.
 func (n *node) close() {
 	s := n.session.Load()
-	if s == nil {
+	if s == nil || n.dead.Load() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
-	if _, err := n.v.proposeTagged(ctx, n.v.bySlot()[0], &command.EndSession{Session: s.id}, nil, nil); err != nil {
+	if _, err := n.v.proposeTagged(ctx, n.v.first(), &command.EndSession{Session: s.id}, nil, nil); err != nil {
 		n.v.log.WithError(err).Warn("the session could not be ended; the others end it when its lease is over")
 	}
 }
@@ -218,7 +251,12 @@ func (n *node) forgiveSilence() {
 }
 
 func (n *node) expireSessions(ctx context.Context) {
-	g := n.v.bySlot()[0]
+	g := n.v.first()
+	for _, other := range n.v.all() {
+		if other.slot != 0 && other.Leads() {
+			n.endStraySessions(ctx, other)
+		}
+	}
 	if !g.Leads() || !g.Replicated() {
 		return
 	}
@@ -234,12 +272,33 @@ func (n *node) expireSessions(ctx context.Context) {
 			n.seen[s.ID] = seen{at: time.Now(), node: s.Node}
 		}
 		n.seenMu.Unlock()
-		if !ok || time.Since(known.at) < sessionLease || s.ID == n.session.Load().id {
+		if !ok || time.Since(known.at) < n.lease || s.ID == n.session.Load().id {
 			continue
 		}
 		n.v.log.WithField("node", s.Node).Warn("a mount has not been heard of: its locks are released")
 		if _, err := n.v.proposeTagged(ctx, g, &command.EndSession{Session: s.ID}, nil, nil); err != nil {
 			n.v.log.WithError(err).Warn("ending its session")
+			return
+		}
+	}
+}
+
+// endStraySessions ends the sessions in a group that group default knows no more: there they began first.
+func (n *node) endStraySessions(ctx context.Context, g *group) {
+	here, err := posix.Sessions(n.v.factReader(g.slot))
+	if err != nil || len(here) == 0 || n.v.barrier(ctx, 0) != nil {
+		return
+	}
+	known, err := posix.Sessions(n.v.factReader(0))
+	if err != nil {
+		return
+	}
+	for _, s := range here {
+		if slices.Contains(known, s) {
+			continue
+		}
+		if _, err := n.v.proposeTagged(ctx, g, &command.EndSession{Session: s.ID}, nil, nil); err != nil {
+			n.v.log.WithError(err).WithField("group", g.Name()).Warn("ending a session")
 			return
 		}
 	}
@@ -269,11 +328,8 @@ func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
 	if res.Err != nil {
 		return
 	}
-	if res.Inode.Ino != 0 && res.Inode.Nlink == 0 {
-		n.v.unnamed(&res.Inode)
-	}
-	if res.Replaced.Ino != 0 && res.Replaced.Nlink == 0 {
-		n.v.unnamed(&res.Replaced)
+	for _, ino := range res.Orphans {
+		n.v.unnamed(ino)
 	}
 	switch c := p.cmd.(type) {
 	case *command.KeepAlive:
@@ -289,7 +345,7 @@ func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
 	case *command.RemoveNode:
 		n.locks.wakeAll()
 		poke(n.changed)
-	case *command.PutNode, *command.Join:
+	case *command.PutNode, *command.Join, *command.PutGroup, *command.DropGroup, *command.Route:
 		poke(n.changed)
 	case *command.Lock:
 		if res.Bytes == 1 {
@@ -333,8 +389,8 @@ func (v *Volume) barrier(ctx context.Context, ino meta.Ino) error {
 
 // replicated tells whether a group has, or may get, other members.
 func (v *Volume) replicated(slot uint16) bool {
-	groups := v.bySlot()
-	return int(slot) < len(groups) && groups[slot].Replicated()
+	g := v.inSlot(slot)
+	return g != nil && g.Replicated()
 }
 
 // factReader reads facts of a group; nil for one that is not there.
@@ -349,34 +405,39 @@ func (v *Volume) factReader(slot uint16) func(name string) ([]byte, error) {
 }
 
 // proposeShared is proposing where others share the group: the command is proposed until it has been answered or the time
-// is over, and done once.
-func (n *node) proposeShared(ctx context.Context, g *consensus.Group, c command.Command, open *opens) (posix.Result, error) {
+// is over, and done once. It tells under which tag.
+func (n *node) proposeShared(ctx context.Context, g *group, c command.Command, open *opens) (posix.Result, command.Tag, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	for {
 		s := n.session.Load()
 		if s == nil {
-			return posix.Result{}, errors.Join(syscall.EIO, errors.New("the mount has no session yet"))
+			return posix.Result{}, command.Tag{}, errors.Join(syscall.EIO, errors.New("the mount has no session yet"))
 		}
-		tag := s.begin()
+		if g.begun.Load() != s.id {
+			if err := n.beginIn(ctx, g, s); err != nil {
+				return posix.Result{}, command.Tag{}, err
+			}
+		}
+		tag := s.begin(g.slot)
 		res, err := n.v.proposeTagged(ctx, g, c, &tag, open)
-		s.end(tag.Seq)
+		s.end(g.slot, tag.Seq)
 		if !errors.Is(err, posix.ErrNoSession) {
-			return res, err
+			return res, tag, err
 		}
 		if err := n.renewSession(ctx, s); err != nil {
-			return res, errors.Join(syscall.EIO, err)
+			return res, tag, errors.Join(syscall.EIO, err)
 		}
 		if tag.Retry {
 			// A copy may have been done before the session ended.
-			return res, errors.Join(syscall.EIO, errors.New("the outcome is not known: the mount's session ended meanwhile"))
+			return res, tag, errors.Join(syscall.EIO, errors.New("the outcome is not known: the mount's session ended meanwhile"))
 		}
 	}
 }
 
 // proposeTagged proposes a command, again if need be. Without a tag it must be one that can be done twice. The tag says
 // afterwards whether it was proposed more than once.
-func (v *Volume) proposeTagged(ctx context.Context, g *consensus.Group, c command.Command, tag *command.Tag, open *opens) (posix.Result, error) {
+func (v *Volume) proposeTagged(ctx context.Context, g *group, c command.Command, tag *command.Tag, open *opens) (posix.Result, error) {
 	p := &proposal{cmd: c, time: fs.Now(), open: open}
 	for {
 		if tag != nil {

@@ -44,6 +44,11 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 	if err != nil {
 		return meta.Inode{}, err
 	}
+	if e.Ino.Group() != parent.Group() {
+		if err := v.barrier(ctx, e.Ino); err != nil {
+			return meta.Inode{}, err
+		}
+	}
 	in, err := v.inode(e.Ino)
 	if errors.Is(err, syscall.ESTALE) {
 		err = syscall.ENOENT
@@ -121,13 +126,23 @@ func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (
 }
 
 func (v *Volume) makeNode(ctx context.Context, n fs.NewNode, orphan bool) (meta.Inode, error) {
-	c := &command.Make{
-		Parent: n.Parent, Name: n.Name, Mode: n.Mode, Umask: n.Umask, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Target: n.Target,
-		Orphan: orphan, SecurityName: n.Security.Name, SecurityValue: n.Security.Value,
-	}
 	var open *opens
 	if n.Reference {
 		open = v.opens
+	}
+	if !orphan && n.Mode&unix.S_IFMT == unix.S_IFREG {
+		if slot := v.place(n.Parent, n.Name); slot != n.Parent.Group() {
+			return v.makeApart(ctx, n, slot, open)
+		}
+	}
+	return v.makeHere(ctx, n, orphan, open)
+}
+
+// makeHere makes an inode in the group of its directory.
+func (v *Volume) makeHere(ctx context.Context, n fs.NewNode, orphan bool, open *opens) (meta.Inode, error) {
+	c := &command.Make{
+		Parent: n.Parent, Name: n.Name, Mode: n.Mode, Umask: n.Umask, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Target: n.Target,
+		Orphan: orphan, SecurityName: n.Security.Name, SecurityValue: n.Security.Value,
 	}
 	res, err := v.changeOpen(ctx, c, open)
 	if err != nil {
@@ -152,6 +167,9 @@ func (v *Volume) MakeOrphan(ctx context.Context, n fs.NewNode) (meta.Inode, erro
 
 // Link implements fs.Volume.
 func (v *Volume) Link(ctx context.Context, ino, parent meta.Ino, name string) (meta.Inode, error) {
+	if v.apart(parent, ino) {
+		return v.linkApart(ctx, ino, parent, name)
+	}
 	res, err := v.change(ctx, &command.Link{Ino: ino, Parent: parent, Name: name})
 	if err == nil {
 		v.watch.named(parent, name, &res.Inode)
@@ -159,38 +177,63 @@ func (v *Volume) Link(ctx context.Context, ino, parent meta.Ino, name string) (m
 	return res.Inode, err
 }
 
+// orphaned frees what a command of this mount has taken the last name from, if nobody has it open.
+func (v *Volume) orphaned(res *posix.Result) {
+	if v.node != nil {
+		return // it was told so when that was applied
+	}
+	for _, ino := range res.Orphans {
+		v.unnamed(ino)
+	}
+}
+
 // unnamed frees an inode that has lost its last name, if nobody has it open.
-func (v *Volume) unnamed(in *meta.Inode) {
-	if in.Ino != 0 && in.Nlink == 0 && !v.opens.used(in.Ino) {
-		v.reaper.add(in.Ino)
+func (v *Volume) unnamed(ino meta.Ino) {
+	if !v.opens.used(ino) {
+		v.reaper.add(ino)
 	}
 }
 
 // Unlink implements fs.Volume.
 func (v *Volume) Unlink(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
-	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name})
-	if err == nil {
-		v.unnamed(&res.Inode)
+	res, tag, err := v.changeTx(ctx, &command.Remove{Parent: parent, Name: name})
+	if err != nil {
+		return res.Inode, err
 	}
-	return res.Inode, err
+	if v.apart(parent, res.Inode.Ino) {
+		return v.finishDrop(ctx, tag, res.Inode.Ino), nil
+	}
+	v.orphaned(&res)
+	return res.Inode, nil
 }
 
 // Rmdir implements fs.Volume.
 func (v *Volume) Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error) {
 	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name, Dir: true})
 	if err == nil {
-		v.unnamed(&res.Inode)
+		v.orphaned(&res)
 	}
 	return res.Inode, err
 }
 
 // Rename implements fs.Volume.
 func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags uint32) error {
-	res, err := v.change(ctx, &command.Rename{OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
+	if oldParent.Group() != newParent.Group() {
+		return syscall.EXDEV // directories are all of one group: no path leads here
+	}
+	res, tag, err := v.changeTx(ctx, &command.Rename{OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
 	if err != nil {
 		return err
 	}
-	v.unnamed(&res.Replaced)
+	if flags&unix.RENAME_EXCHANGE == 0 && v.apart(oldParent, res.Replaced.Ino) {
+		v.finishDrop(ctx, tag, res.Replaced.Ino)
+	}
+	for _, in := range []*meta.Inode{&res.Inode, &res.Replaced} {
+		if v.apart(oldParent, in.Ino) {
+			v.moved(ctx, in, in == &res.Replaced && flags&unix.RENAME_EXCHANGE == 0)
+		}
+	}
+	v.orphaned(&res)
 	v.watch.renamed(newParent, newName, &res.Inode)
 	if flags&unix.RENAME_EXCHANGE != 0 {
 		v.watch.renamed(oldParent, oldName, &res.Replaced)
@@ -203,9 +246,16 @@ func (v *Volume) ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus b
 	if err := v.barrier(ctx, dir); err != nil {
 		return err
 	}
+	current := map[uint16]bool{dir.Group(): true} // groups that were asked
 	return v.eng.Meta().Dirents(dir, after, func(e meta.Dirent) (bool, error) {
 		if !plus {
 			return yield(e, nil), nil
+		}
+		if !current[e.Ino.Group()] {
+			current[e.Ino.Group()] = true
+			if err := v.barrier(ctx, e.Ino); err != nil {
+				return false, err
+			}
 		}
 		in, err := v.inode(e.Ino)
 		if errors.Is(err, syscall.ESTALE) {
@@ -316,7 +366,11 @@ func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []
 
 // proposeRef writes whole blocks to the image and proposes a write that ends at end and refers to them.
 func (v *Volume) proposeRef(ctx context.Context, ino meta.Ino, off, end uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
-	if v.replicated(ino.Group()) {
+	g, err := v.group(ino)
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	if g.Replicated() {
 		return meta.Inode{}, syscall.EAGAIN // the others have not got the blocks
 	}
 	extents, sums, err := v.eng.PrepareWrite(ino, off/4096, data)
@@ -324,7 +378,7 @@ func (v *Volume) proposeRef(ctx context.Context, ino meta.Ino, off, end uint64, 
 		return meta.Inode{}, errors.Join(syscall.EAGAIN, err) // the plain way tells what is wrong
 	}
 	res, err := v.changeAlone(ctx, &command.WriteRef{
-		Ino: ino, FileBlock: off / 4096, End: end, Extents: extents, Sums: sums, Durable: v.promised.Load(),
+		Ino: ino, FileBlock: off / 4096, End: end, Extents: extents, Sums: sums, Durable: g.promised.Load(),
 		KillPriv: how&fs.WriteKillPriv != 0, FromCache: how&fs.WriteFromCache != 0,
 	})
 	if err != nil {
@@ -416,7 +470,7 @@ func (v *Volume) CopyRange(ctx context.Context, src meta.Ino, srcOff uint64, dst
 		} else {
 			size += blocks * bs
 		}
-		if blocks > 0 {
+		if blocks > 0 && src.Group() == dst.Group() {
 			res, err := v.change(ctx, &command.Share{
 				Src: src, SrcBlock: (srcOff + done) / bs, Dst: dst, DstBlock: (dstOff + done) / bs, Count: blocks, DstSize: size,
 			})
@@ -460,8 +514,12 @@ func (v *Volume) TouchAtime(ino meta.Ino) { v.atimes.touch(ino) }
 // StatFS implements fs.Volume. As many inodes are said to be possible as there is room for files of one block.
 func (v *Volume) StatFS(context.Context) (fs.StatFS, error) {
 	total, free := v.eng.Usage()
-	g, _ := v.eng.Group(0)
+	inodes := uint64(0)
+	for _, g := range v.all() {
+		state, _ := v.eng.Group(g.slot)
+		inodes += state.Inodes
+	}
 	return fs.StatFS{
-		BlockSize: 4096, Blocks: total, BlocksFree: free, BlocksAvail: free, Files: g.Inodes + free, FilesFree: free,
+		BlockSize: 4096, Blocks: total, BlocksFree: free, BlocksAvail: free, Files: inodes + free, FilesFree: free,
 	}, nil
 }

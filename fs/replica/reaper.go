@@ -104,18 +104,30 @@ func (r *reaper) free(ctx context.Context, inos []meta.Ino) error {
 			free = append(free, ino)
 		}
 	}
-	if len(kept) > 0 {
-		if _, err := r.v.propose(ctx, &command.Release{Session: r.v.node.session.Load().id, Inos: kept}); err != nil {
+	for _, list := range byGroup(kept) {
+		if _, err := r.v.propose(ctx, &command.Release{Session: r.v.node.session.Load().id, Inos: list}); err != nil {
 			return err
 		}
+	}
+	if len(kept) > 0 {
 		r.v.opens.retire(kept, func(ino meta.Ino) bool {
 			_, err := r.v.inode(ino)
 			return err == nil
 		})
 	}
-	if len(free) == 0 {
-		return nil
+	for _, list := range byGroup(free) {
+		if _, err := r.v.propose(ctx, &command.Reap{Inos: list}); err != nil {
+			return err
+		}
 	}
-	_, err := r.v.propose(ctx, &command.Reap{Inos: free})
-	return err
+	return nil
+}
+
+// byGroup splits a list of inodes by group.
+func byGroup(inos []meta.Ino) map[uint16][]meta.Ino {
+	lists := map[uint16][]meta.Ino{}
+	for _, ino := range inos {
+		lists[ino.Group()] = append(lists[ino.Group()], ino)
+	}
+	return lists
 }

@@ -21,4 +21,3 @@ func (m *machine) Restore(index, term uint64, data io.Reader) error {
 	}
 	return nil
 }
-

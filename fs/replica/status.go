@@ -40,18 +40,18 @@ func (v *Volume) Status() Status {
 	if err := v.eng.Err(); err != nil {
 		s.Error = err.Error()
 	}
-	for slot, g := range v.bySlot() {
+	for _, g := range v.all() {
 		st := g.Status()
 		gs := GroupStatus{
-			Name: string(st.Group), Slot: slot, State: st.State, Leader: st.Leader, Term: st.Term,
+			Name: string(st.Group), Slot: int(g.slot), State: st.State, Leader: st.Leader, Term: st.Term,
 			First: st.First, Last: st.Last, Durable: st.Durable, Applied: st.Applied,
 		}
 		if st.Err != nil {
 			gs.Error = st.Err.Error()
 		}
 		s.Groups = append(s.Groups, gs)
-		if g, ok := v.eng.Group(uint16(slot)); ok {
-			s.Inodes += g.Inodes
+		if state, ok := v.eng.Group(g.slot); ok {
+			s.Inodes += state.Inodes
 		}
 	}
 	return s

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -57,10 +56,11 @@ type Volume struct {
 	mgr      *consensus.Manager
 	node     *node // nil: no cluster
 
-	groups atomic.Pointer[[]*consensus.Group] // by slot; nil while opening
+	groups  atomic.Pointer[[]*group] // by slot, nil where there is none; nil while opening
+	groupMu sync.Mutex               // held by who changes it
+	slots   sync.Map                 // of group name: its slot
 
-	refMin   int
-	promised atomic.Uint64 // log index that a Sync has made durable, with all that its records refer to
+	refMin int
 
 	opens  *opens
 	reaper *reaper
@@ -89,8 +89,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	}
 	v.reaper = &reaper{v: v, wake: make(chan struct{}, 1)}
 	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
-	slots := map[consensus.GroupID]uint16{consensus.DefaultGroup: 0}
-
+	v.slots.Store(consensus.DefaultGroup, uint16(0))
 	v.eng, err = vde.Open(dir, vde.OpenOptions{
 		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, CacheSize: o.CacheSize, OnCheckpoint: v.compact,
 	})
@@ -122,18 +121,19 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	v.mgr, err = consensus.Open(consensus.Config{
 		Transport: connect,
 		FS:        o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
-		OnDurable: func(group consensus.GroupID, index uint64) { v.eng.LogDurable(slots[group], index) },
+		OnDurable: func(name consensus.GroupID, index uint64) {
+			if slot, ok := v.slots.Load(name); ok {
+				v.eng.LogDurable(slot.(uint16), index)
+			}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
 	v.eng.AttachLogs(v)
-	g, err := v.openGroup(consensus.DefaultGroup, slots[consensus.DefaultGroup])
-	if err != nil {
+	if err := v.openGroup(consensus.DefaultGroup, 0, v.makeDefault); err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	v.groups.Store(&[]*consensus.Group{g})
-	v.eng.LogDurable(0, g.DurableIndex())
 	if v.node != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 		defer cancel()
@@ -158,50 +158,24 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	return v, nil
 }
 
-// openGroup opens a group's log, or makes it when the group has never had an entry.
-func (v *Volume) openGroup(name consensus.GroupID, slot uint16) (*consensus.Group, error) {
-	m := &machine{v: v, eng: v.eng, slot: slot, replaying: true}
-	g, err := v.mgr.OpenGroup(name, m)
-	if errors.Is(err, consensus.ErrGroupNotFound) {
-		if applied := m.AppliedIndex(); applied > 0 {
-			return nil, fmt.Errorf("the log of group %s is missing from %s, the metadata has applied %d of its entries: restore the log",
-				name, filepath.Join(v.dir, "raft"), applied)
-		}
-		if v.node != nil && !v.node.cfg.Founder {
-			return v.mgr.JoinGroup(name, m)
-		}
-		return v.mgr.CreateGroup(name, m)
-	}
-	return g, err
-}
-
-// bySlot returns the groups; none while the volume is being opened.
-func (v *Volume) bySlot() []*consensus.Group {
-	if g := v.groups.Load(); g != nil {
-		return *g
-	}
-	return nil
-}
-
 // SyncAll implements vde.Logs. The engine learns of what is durable here once more: the sync may have found that
 // another goroutine had made it so, which has not told yet.
 func (v *Volume) SyncAll() error {
 	if err := v.mgr.SyncAll(); err != nil {
 		return err
 	}
-	for slot, g := range v.bySlot() {
-		v.eng.LogDurable(uint16(slot), g.DurableIndex())
+	for _, g := range v.all() {
+		v.eng.LogDurable(g.slot, g.DurableIndex())
 	}
 	return nil
 }
 
 // compact forgets the log that this node does not need any more.
 func (v *Volume) compact(slot uint16, applied uint64) {
-	groups := v.bySlot()
-	if int(slot) >= len(groups) {
+	g := v.inSlot(slot)
+	if g == nil {
 		return
 	}
-	g := groups[slot]
 	if err := g.Compact(applied); err != nil && !errors.Is(err, consensus.ErrClosed) {
 		v.log.WithError(err).WithField("group", g.Name()).Warn("compacting the log failed")
 	}
@@ -214,8 +188,18 @@ func (v *Volume) Close() (err error) {
 		close(v.stop)
 		v.workers.Wait()
 		err = nil
-		if v.eng.Err() == nil && !v.readOnly {
-			err = errors.Join(v.atimes.flush(context.Background()), v.reaper.drain(context.Background()))
+		if v.eng.Err() == nil && !v.readOnly && (v.node == nil || !v.node.dead.Load()) {
+			ctx, cancel := context.Background(), func() {}
+			if v.node != nil {
+				ctx, cancel = context.WithTimeout(ctx, tryTimeout) // what is not done now is done by the others
+			}
+			ferr := errors.Join(v.atimes.flush(ctx), v.reaper.drain(ctx))
+			cancel()
+			if ferr != nil && v.node != nil {
+				v.log.WithError(ferr).Warn("access times may be lost")
+				ferr = nil
+			}
+			err = ferr
 		}
 		if v.eng.Err() == nil {
 			err = errors.Join(err, v.Sync(context.Background()))
@@ -232,14 +216,6 @@ func (v *Volume) Close() (err error) {
 	return err
 }
 
-// group returns the group that holds an inode.
-func (v *Volume) group(ino meta.Ino) (*consensus.Group, error) {
-	if g, s := v.bySlot(), ino.Group(); int(s) < len(g) {
-		return g[s], nil
-	}
-	return nil, syscall.ESTALE
-}
-
 // propose puts a command into the log of its group and returns its result when it has been applied here.
 func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, error) {
 	return v.proposeOpen(ctx, c, nil)
@@ -247,15 +223,25 @@ func (v *Volume) propose(ctx context.Context, c command.Command) (posix.Result, 
 
 // proposeOpen is propose; the inode that the command makes is counted as in use in the same step, if open is given.
 func (v *Volume) proposeOpen(ctx context.Context, c command.Command, open *opens) (posix.Result, error) {
-	g := v.bySlot()[0]
+	res, _, err := v.proposeTx(ctx, slotOf(c), c, open)
+	return res, err
+}
+
+// proposeTx is proposeOpen into the group of a slot, and tells the tag under which the command was done.
+func (v *Volume) proposeTx(ctx context.Context, slot uint16, c command.Command, open *opens) (posix.Result, command.Tag, error) {
+	g := v.inSlot(slot)
+	if g == nil {
+		return posix.Result{}, command.Tag{}, syscall.ESTALE
+	}
 	if v.node != nil {
 		return v.node.proposeShared(ctx, g, c, open)
 	}
-	return v.proposeAlone(ctx, g, c, open)
+	res, err := v.proposeAlone(ctx, g, c, open)
+	return res, command.Tag{}, err
 }
 
 // proposeAlone is proposing where this mount is the only one.
-func (v *Volume) proposeAlone(ctx context.Context, g *consensus.Group, c command.Command, open *opens) (posix.Result, error) {
+func (v *Volume) proposeAlone(ctx context.Context, g *group, c command.Command, open *opens) (posix.Result, error) {
 	p := &proposal{cmd: c, time: fs.Now(), open: open}
 	r, err := g.ProposeAlone(ctx, command.Encode(c, p.time, p.tag), p)
 	if err != nil {
@@ -280,18 +266,33 @@ func (v *Volume) changeAlone(ctx context.Context, c command.Command) (posix.Resu
 	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
 		return posix.Result{}, err
 	}
-	return v.proposeAlone(ctx, v.bySlot()[0], c, nil)
+	g := v.inSlot(slotOf(c))
+	if g == nil {
+		return posix.Result{}, syscall.ESTALE
+	}
+	return v.proposeAlone(ctx, g, c, nil)
 }
 
 // changeOpen is change, as proposeOpen is propose.
 func (v *Volume) changeOpen(ctx context.Context, c command.Command, open *opens) (posix.Result, error) {
+	res, _, err := v.changeIn(ctx, slotOf(c), c, open)
+	return res, err
+}
+
+// changeTx is change, and tells the tag under which it was done.
+func (v *Volume) changeTx(ctx context.Context, c command.Command) (posix.Result, command.Tag, error) {
+	return v.changeIn(ctx, slotOf(c), c, nil)
+}
+
+// changeIn is change, as proposeTx is propose.
+func (v *Volume) changeIn(ctx context.Context, slot uint16, c command.Command, open *opens) (posix.Result, command.Tag, error) {
 	if v.readOnly {
-		return posix.Result{}, syscall.EROFS
+		return posix.Result{}, command.Tag{}, syscall.EROFS
 	}
 	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
-		return posix.Result{}, err
+		return posix.Result{}, command.Tag{}, err
 	}
-	return v.proposeOpen(ctx, c, open)
+	return v.proposeTx(ctx, slot, c, open)
 }
 
 // reserve promises blocks to a change and returns the function that takes the promise back. What was unlinked is
@@ -315,20 +316,21 @@ func (v *Volume) reserve(ctx context.Context, blocks uint64) (func(), error) {
 
 // Sync implements fs.Volume. Blocks that log records refer to are made durable before the records.
 func (v *Volume) Sync(ctx context.Context) error {
-	g := v.bySlot()[0]
-	last := g.AppliedIndex()
+	groups := v.all()
+	last := make([]uint64, len(groups))
+	for i, g := range groups {
+		last[i] = g.AppliedIndex()
+	}
 	if err := v.eng.SyncPrepared(); err != nil {
 		return err
 	}
-	if err := g.Sync(ctx); err != nil {
-		return err
-	}
-	for {
-		p := v.promised.Load()
-		if p >= last || v.promised.CompareAndSwap(p, last) {
-			return nil
+	for i, g := range groups {
+		if err := g.Sync(ctx); err != nil {
+			return err
 		}
+		g.promise(last[i])
 	}
+	return nil
 }
 
 // Checkpoint makes everything done so far durable in the metadata and gives freed space back.
