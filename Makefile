@@ -74,7 +74,7 @@ check:
 
 unit:
 	@echo '== unit tests, with the race detector'
-	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash)
+	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash -e /test/diff)
 
 crashes:
 	@echo '== crashes at any write, in memory'
@@ -94,6 +94,12 @@ crash:
 e2e:
 	@echo '== end-to-end tests on real mounts'
 	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/e2e
+	@echo '== random system calls, compared with ext4'
+	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/diff
+
+# Random system calls for hours, with new seeds; POSIX_FOR says for how long. A failure names the flags that repeat it.
+posix:
+	@CGO_ENABLED=0 $(GO) test -timeout 0 -v -run 'TestDiff$$' ./test/diff -args -diff.seed=0 -diff.for=$${POSIX_FOR:-8h}
 
 bench:
 	@./.ci/needs bench
@@ -123,6 +129,7 @@ help:
 	@echo 'make test     all tests (make check, make unit, make crashes, make e2e are its parts)'
 	@echo 'make sim      simulated clusters for hours'
 	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'
+	@echo 'make posix    random system calls, compared with ext4, for hours'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'

@@ -100,7 +100,6 @@ func TestDiff(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	began := time.Now()
 	var total atomic.Int64
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
@@ -120,8 +119,8 @@ func TestDiff(t *testing.T) {
 				t: t, seed: first, ref: ref, mnt: posix.Apart(t, v.name), env: environment{kind, v.name}, known: map[string]int{},
 			}
 			calls := int64(float64(*callsWanted) * v.share)
-			end := began.Add(time.Duration(float64(*runFor) * v.share))
 			began := time.Now()
+			end := began.Add(time.Duration(float64(*runFor) * v.share))
 			var next, made atomic.Int64
 			next.Store(int64(number))
 			var group sync.WaitGroup

@@ -166,6 +166,7 @@ func (s *side) watch(o *op) []watch {
 			unix.Close(fd)
 			return
 		}
+		w.what += " (" + kindOf(w.before.Mode) + ")"
 		list = append(list, w)
 	}
 	open := func(p string, flags int) (int, error) {

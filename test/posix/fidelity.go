@@ -1,0 +1,148 @@
+package posix
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What test/diff has found to differ from ext4, by name.
+func init() {
+	Operations["MovedListing"] = movedListing
+	Operations["XattrNames"] = xattrNames
+	Operations["RemoveNoACL"] = removeNoACL
+	Operations["SetIDOfRoot"] = setIDOfRoot
+	Operations["SetGIDNotExecutable"] = setGIDNotExecutable
+	Operations["CapabilityOfDirectory"] = capabilityOfDirectory
+	Operations["NoAtime"] = noAtime
+}
+
+// dotDot is the inode number that a listing gives for "..".
+func dotDot(t *testing.T, dir string) uint64 {
+	t.Helper()
+	fd := open(t, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	defer shut(t, fd)
+	buf := make([]byte, 4096)
+	n, err := unix.Getdents(fd, buf)
+	must(t, err)
+	for b := buf[:n]; len(b) > 0; {
+		d := (*unix.Dirent)(ptr(b))
+		if d.Name[0] == '.' && d.Name[1] == '.' && d.Name[2] == 0 {
+			return d.Ino
+		}
+		b = b[d.Reclen:]
+	}
+	t.Fatalf("%s lists no \"..\"", dir)
+	return 0
+}
+
+// movedListing: a directory that was listed and then moved has its new parent in the listing.
+func movedListing(t *testing.T, dir string) {
+	a, b := sub(t, dir, "a"), sub(t, dir, "b")
+	sub(t, a, "x")
+	sub(t, b, "y")
+	for range 2 { // the second listing is the kernel's
+		equal(t, "parent", dotDot(t, a+"/x"), lstat(t, a).Ino)
+		equal(t, "parent", dotDot(t, b+"/y"), lstat(t, b).Ino)
+	}
+	must(t, unix.Renameat2(unix.AT_FDCWD, a+"/x", unix.AT_FDCWD, b+"/y", unix.RENAME_EXCHANGE))
+	equal(t, "parent after an exchange", dotDot(t, b+"/y"), lstat(t, b).Ino)
+	equal(t, "parent after an exchange", dotDot(t, a+"/x"), lstat(t, a).Ino)
+	must(t, unix.Rename(b+"/y", a+"/z"))
+	equal(t, "parent after a rename", dotDot(t, a+"/z"), lstat(t, a).Ino)
+}
+
+// xattrNames: there are four namespaces, and none of them is a name.
+func xattrNames(t *testing.T, dir string) {
+	path := filepath.Join(dir, "f")
+	write(t, path, "")
+	for name, errno := range map[string]unix.Errno{
+		"user.a": 0, "trusted.a": 0, "security.a": 0, "user.": unix.EINVAL, "trusted.": unix.EINVAL, "security.": unix.EINVAL,
+		"nonsense": unix.EOPNOTSUPP, "system.nonsense": unix.EOPNOTSUPP, "os2.a": unix.EOPNOTSUPP,
+	} {
+		want(t, "set "+name, unix.Setxattr(path, name, []byte("x"), 0), errno)
+		_, err := unix.Getxattr(path, name, make([]byte, 10))
+		want(t, "get "+name, err, errno)
+		want(t, "remove "+name, unix.Removexattr(path, name), errno)
+	}
+}
+
+// removeNoACL: a file always has an ACL, its mode, so removing one that is not stored is done already.
+func removeNoACL(t *testing.T, dir string) {
+	path := filepath.Join(dir, "f")
+	write(t, path, "")
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		want(t, "remove "+name, unix.Removexattr(path, name), 0)
+		want(t, "remove "+name+" of a directory", unix.Removexattr(dir, name), 0)
+	}
+}
+
+// setIDOfRoot: set-id bits stay when root changes contents, in every way, and go when another user does.
+func setIDOfRoot(t *testing.T, dir string) {
+	must(t, unix.Chmod(dir, 0o777))
+	path, source := filepath.Join(dir, "f"), filepath.Join(dir, "source")
+	write(t, path, "contents")
+	write(t, source, "source")
+	mode := func() uint32 { return lstat(t, path).Mode & 0o7777 }
+	must(t, unix.Chmod(path, 0o6777))
+	fd, from := open(t, path, unix.O_RDWR, 0), open(t, source, unix.O_RDONLY, 0)
+	must(t, unix.Fallocate(fd, 0, 0, 10000))
+	equal(t, "mode after fallocate", mode(), 0o6777)
+	_, err := unix.CopyFileRange(from, nil, fd, nil, 6, 0)
+	must(t, err)
+	equal(t, "mode after copy_file_range", mode(), 0o6777)
+	must(t, as(t, 1001, 1001, dir, "fallocate -l 20000 f"))
+	equal(t, "mode after fallocate of an ordinary user", mode(), 0o777)
+}
+
+// setGIDNotExecutable: the set-group-id bit of a file that its group may not execute stays when a member of the group
+// writes, and goes when somebody else does.
+func setGIDNotExecutable(t *testing.T, dir string) {
+	must(t, unix.Chmod(dir, 0o777))
+	path := filepath.Join(dir, "f")
+	for _, change := range []string{"echo >>f", "echo >f", "truncate -s 100 f", "fallocate -l 20000 f"} {
+		write(t, path, "contents")
+		must(t, unix.Chown(path, 0, 1001))
+		must(t, unix.Chmod(path, 0o2766))
+		must(t, as(t, 1002, 1001, dir, change))
+		equal(t, "mode after "+change+" by the group", lstat(t, path).Mode&0o7777, 0o2766)
+		must(t, as(t, 1003, 1003, dir, change))
+		equal(t, "mode after "+change+" by another", lstat(t, path).Mode&0o7777, 0o766)
+		must(t, unix.Chmod(path, 0o2766))
+		must(t, unix.Chown(path, 1001, 1001))
+		equal(t, "mode after chown", lstat(t, path).Mode&0o7777, 0o2766)
+		must(t, os.Remove(path))
+	}
+}
+
+// capabilityOfDirectory: what a directory has of file capabilities means nothing, and stays when its owner changes.
+func capabilityOfDirectory(t *testing.T, dir string) {
+	must(t, unix.Setxattr(dir, "security.capability", capability, 0))
+	must(t, unix.Chown(dir, 1001, 1001))
+	_, err := unix.Getxattr(dir, "security.capability", make([]byte, 100))
+	want(t, "capability after chown", err, 0)
+}
+
+// noAtime: what is read through a descriptor opened with O_NOATIME leaves no trace: contents, listings, copies.
+func noAtime(t *testing.T, dir string) {
+	path := filepath.Join(dir, "f")
+	write(t, path, "contents")
+	long := []unix.Timespec{unix.NsecToTimespec(int64(time.Hour)), unix.NsecToTimespec(int64(2 * time.Hour))}
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, long, 0))
+	fd := open(t, path, unix.O_RDONLY|unix.O_NOATIME, 0)
+	to := open(t, filepath.Join(dir, "to"), unix.O_WRONLY|unix.O_CREAT, 0o644)
+	_, err := unix.CopyFileRange(fd, nil, to, nil, 5, 0)
+	must(t, err)
+	_, err = unix.Read(fd, make([]byte, 10))
+	must(t, err)
+	equal(t, "atime of the file", lstat(t, path).Atim, long[0])
+
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir, long, 0))
+	fd = open(t, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME, 0)
+	_, err = unix.Getdents(fd, make([]byte, 4096))
+	must(t, err)
+	equal(t, "atime of the directory", lstat(t, dir).Atim, long[0])
+}
