@@ -20,9 +20,9 @@
 //
 //	caller's order of a group
 //	  Engine.settle (read: from Begin until Rest has run)
-//	    Engine.commitGate (read: while a commit changes memory and meta/)
-//	    rangelock of a file
-//	      Engine.readGate (read: while blocks of a file are read)
+//	    Engine.readGate (read: while blocks of a file are found and read; nobody who has queued for a range takes it)
+//	      rangelock of a file
+//	        Engine.commitGate (read: while a commit changes memory and meta/)
 //	      fileTable.mu, refs.mu, overlay.mu, frees.mu, holdBack.mu, alloc's (leaves)
 //	overlay.flushMu > overlay.mu
 //	checkpointMu > everything that Flush needs; never held by what settle waits for

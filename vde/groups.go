@@ -100,6 +100,8 @@ func (e *Engine) replaceGroup(b *meta.Batch, slot uint16, next *meta.Group, refs
 		durable = next.Applied
 	}
 
+	// A read finds the inode and then its extents: both are of the old state or both of the new.
+	e.readGate.Lock()
 	e.commitGate.RLock()
 	for _, x := range old {
 		e.refs.remove(b, x.Start, x.Count)
@@ -108,8 +110,6 @@ func (e *Engine) replaceGroup(b *meta.Batch, slot uint16, next *meta.Group, refs
 		e.refs.load(r)
 	}
 	e.unflushed.Add(int64(b.Len()))
-	// A read finds the inode and then its extents: both are of the old state or both of the new.
-	e.readGate.Lock()
 	err = b.Commit()
 	if err == nil {
 		e.groupsMu.Lock()
@@ -124,8 +124,8 @@ func (e *Engine) replaceGroup(b *meta.Batch, slot uint16, next *meta.Group, refs
 		// No reader is on the way to the old blocks, so what was to be written to them is not needed any more.
 		e.overlay.forget(slot, durable)
 	}
-	e.readGate.Unlock()
 	e.commitGate.RUnlock()
+	e.readGate.Unlock()
 	if err != nil {
 		return e.fail(err)
 	}

@@ -188,7 +188,7 @@ func TestGroupsSideBySide(t *testing.T) {
 	for i, l := range logs {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 7))
-			ops := makeOps(rng, 250)
+			ops := makeOps(rng, 120)
 			for j, op := range ops {
 				if err := l.apply(op.apply); err != nil {
 					t.Errorf("group %d, %v: %v", l.slot, op, err)

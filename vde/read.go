@@ -19,20 +19,17 @@ func (e *Engine) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 	if len(dst) == 0 {
 		return 0, nil
 	}
+	e.readGate.RLock()
+	defer e.readGate.RUnlock()
 	f := e.files.use(ino)
 	defer e.files.done(ino, f)
 	first, blocks := off/blockSize, BlocksFor(off, uint64(len(dst)))
-	t, err := f.lock.Acquire(ctx, first, blocks, rangelock.Shared)
+	m, err := e.lockMapped(ctx, f, ino, first, blocks, rangelock.Shared)
 	if err != nil {
 		return 0, err
 	}
-	defer t.Release()
-	e.readGate.RLock()
-	defer e.readGate.RUnlock()
-	in, err := e.meta.Inode(ino)
-	if err != nil {
-		return 0, err
-	}
+	defer m.ticket.Release()
+	in := &m.inode
 	if off >= in.Size {
 		return 0, nil
 	}
@@ -45,25 +42,74 @@ func (e *Engine) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 			at = to
 		}
 	}
-	err = e.meta.Extents(ino, first, first+blocks, func(x meta.Extent) (bool, error) {
-		x, ok := clip(x, first, first+blocks)
-		if !ok || x.Unwritten {
-			return true, nil
+	for _, x := range m.extents {
+		if x.Unwritten {
+			continue
 		}
 		fill(min(max(x.FileBlock*blockSize, off), end))
 		to := min(x.End()*blockSize, end)
 		if to <= at {
-			return false, nil
+			break
 		}
-		err := e.readRange(ino, x, at, dst[at-off:to-off])
+		if err := e.readRange(ino, x, at, dst[at-off:to-off]); err != nil {
+			return 0, err
+		}
 		at = to
-		return err == nil, err
-	})
-	if err != nil {
-		return 0, err
 	}
 	fill(end)
 	return len(dst), nil
+}
+
+// mapped is a range of a file whose blocks are held, and what it maps.
+type mapped struct {
+	ticket  *rangelock.Ticket
+	inode   meta.Inode
+	extents []meta.Extent // cut to the range, in order
+}
+
+// lockTries is how often lockMapped queues again behind writers.
+const lockTries = 4
+
+// lockMapped takes a range of a file, of which it tells the mapping: the data of every mapped block is in the image or the
+// overlay. Release the ticket. readGate must be held for reading.
+//
+// A writer queues, commits the new mapping, and writes the data when its turn comes. So a mapping that is read while a
+// writer waits behind may be of blocks that hold anything: then the range is taken again, behind the writer. If writers come too
+// fast for that, the mapping is read before queueing: it is that of writers which are all ahead then. What those change that
+// are ahead and were not seen is read old or new, block by block.
+func (e *Engine) lockMapped(ctx context.Context, f *file, ino meta.Ino, start, count uint64, mode rangelock.Mode) (m mapped, err error) {
+	for try := range lockTries + 1 {
+		look := func() error {
+			m.extents = m.extents[:0]
+			if m.inode, err = e.meta.Inode(ino); err != nil {
+				return err
+			}
+			return e.meta.Extents(ino, start, start+count, func(x meta.Extent) (bool, error) {
+				if x, ok := clip(x, start, start+count); ok {
+					m.extents = append(m.extents, x)
+				}
+				return true, nil
+			})
+		}
+		last := try == lockTries
+		if last {
+			if err := look(); err != nil {
+				return m, err
+			}
+		}
+		if m.ticket, err = f.lock.Acquire(ctx, start, count, mode); err != nil || last {
+			return m, err
+		}
+		if err = look(); err != nil {
+			m.ticket.Release()
+			return m, err
+		}
+		if !m.ticket.Overtaken() {
+			return m, nil
+		}
+		m.ticket.Release()
+	}
+	return m, err
 }
 
 // bounce holds blocks that are read in part.

@@ -143,32 +143,37 @@ func (s *scrubber) pace(ctx context.Context) error {
 // blocks reads file blocks that are mapped now, and were a moment ago.
 func (s *scrubber) blocks(ctx context.Context, ino meta.Ino, start, count uint64) error {
 	e := s.e
+	e.readGate.RLock()
+	defer e.readGate.RUnlock()
 	f := e.files.use(ino)
 	defer e.files.done(ino, f)
-	t, err := f.lock.Acquire(ctx, start, count, rangelock.Shared)
+	m, err := e.lockMapped(ctx, f, ino, start, count, rangelock.Shared)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil // freed meanwhile
+	}
 	if err != nil {
 		return err
 	}
-	defer t.Release()
-	e.readGate.RLock()
-	defer e.readGate.RUnlock()
+	defer m.ticket.Release()
 	if s.due = time.Now(); s.o.Rate > 0 {
 		s.due = s.due.Add(time.Duration(float64(count*blockSize) / float64(s.o.Rate) * float64(time.Second)))
 	}
-	return e.meta.Extents(ino, start, start+count, func(x meta.Extent) (bool, error) {
-		x, ok := clip(x, start, start+count)
-		if !ok || x.Unwritten {
-			return true, nil
+	for _, x := range m.extents {
+		if x.Unwritten {
+			continue
 		}
 		e.img.Uncache(x.Phys, x.Count)
 		err := e.readEach(x.Phys, s.buf[:x.Count*blockSize], func(i uint64, err error) error {
 			s.bad(BadBlock{Ino: ino, Offset: (x.FileBlock + i) * blockSize, Block: x.Phys + i, Error: err.Error()})
 			return nil
 		})
+		if err != nil {
+			return err
+		}
 		e.img.Uncache(x.Phys, x.Count) // nobody asked for it
 		s.report.Blocks += x.Count
-		return err == nil, err
-	})
+	}
+	return nil
 }
 
 func (s *scrubber) bad(b BadBlock) {
@@ -204,25 +209,21 @@ func (e *Engine) RepairBlock(ino meta.Ino, fileBlock uint64, data []byte) error 
 	if err := e.Err(); err != nil {
 		return err
 	}
-	f := e.files.use(ino)
-	defer e.files.done(ino, f)
-	t, err := f.lock.Acquire(context.Background(), fileBlock, 1, rangelock.Exclusive)
-	if err != nil {
-		return err
-	}
-	defer t.Release()
-	e.readGate.RLock() // the block stays this file's
-	defer e.readGate.RUnlock()
 	name := func(err error) error {
 		return fmt.Errorf("repair of inode %d, offset %d: %w", ino, fileBlock*blockSize, err)
 	}
-	found := meta.Extent{}
-	err = e.meta.Extents(ino, fileBlock, fileBlock+1, func(x meta.Extent) (bool, error) {
-		found, _ = clip(x, fileBlock, fileBlock+1)
-		return false, nil
-	})
+	e.readGate.RLock() // the block stays this file's
+	defer e.readGate.RUnlock()
+	f := e.files.use(ino)
+	defer e.files.done(ino, f)
+	m, err := e.lockMapped(context.Background(), f, ino, fileBlock, 1, rangelock.Exclusive)
 	if err != nil {
 		return name(err)
+	}
+	defer m.ticket.Release()
+	var found meta.Extent
+	if len(m.extents) > 0 {
+		found = m.extents[0]
 	}
 	if found.Count == 0 || found.Unwritten {
 		return name(ErrBlockGood)

@@ -19,7 +19,7 @@ import (
 	"vdefs/vde/meta"
 )
 
-var snapshotRuns = flag.Uint64("vde.snapshots", 6, "random groups that are sent to another store")
+var snapshotRuns = flag.Uint64("vde.snapshots", 4, "random groups that are sent to another store")
 
 // engineWith opens a store of a size with a group, in memory.
 func engineWith(t testing.TB, f vfs.FS, size uint64, slot uint16) (*Engine, *testLog) {

@@ -152,6 +152,22 @@ func (l *BlockRangeLock) Idle() bool {
 // Granted reports whether the range is held now. It neither waits nor locks.
 func (t *Ticket) Granted() bool { return state(t.state.Load()) == granted }
 
+// Overtaken reports, of a ticket that is held, whether an exclusive request for some of its blocks waits behind it. One that
+// looks at what a request changes when it is enqueued or later, and then is not overtaken, has seen nothing of requests
+// behind it.
+func (t *Ticket) Overtaken() bool {
+	if t.empty {
+		return false
+	}
+	t.lock.mu.Lock()
+	defer t.lock.mu.Unlock()
+	n := t.lock.exclusive.countOverlaps(t.start, t.last)
+	if t.mode != Shared {
+		n-- // itself
+	}
+	return n > 0
+}
+
 // Wait returns nil once the range is held; at once, and whatever ctx says, if it is held already.
 //
 // If ctx ends first the ticket is withdrawn as if it had never been in the queue, those behind it move up, and the

@@ -266,3 +266,25 @@ func TestUncontendedAllocatesOneTicket(t *testing.T) {
 		t.Errorf("%v allocations per uncontended lock, should be 1", allocs)
 	}
 }
+
+func TestOvertaken(t *testing.T) {
+	var l BlockRangeLock
+	a := l.Enqueue(10, 10, Shared)
+	b := l.Enqueue(0, 11, Shared)
+	if a.Overtaken() || b.Overtaken() {
+		t.Error("readers overtake nobody")
+	}
+	w := l.Enqueue(5, 5, Exclusive) // only b is in its way
+	if a.Overtaken() || !b.Overtaken() || w.Overtaken() {
+		t.Errorf("one writer: %v, %v, %v", a.Overtaken(), b.Overtaken(), w.Overtaken())
+	}
+	b.Release()
+	v := l.Enqueue(9, 1, Exclusive)
+	if !w.Granted() || !w.Overtaken() {
+		t.Error("a second writer is behind the first")
+	}
+	v.Release()
+	if e := l.Enqueue(0, 0, Shared); w.Overtaken() || e.Overtaken() {
+		t.Error("nobody is behind")
+	}
+}

@@ -1,0 +1,251 @@
+package vde
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"vdefs/vde/meta"
+)
+
+// A scrub names every bad block of every group, and nothing that is good.
+func TestScrubFindsDamage(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 8<<20)
+	defer e.Close()
+	if err := e.CreateGroup(4); err != nil {
+		t.Fatal(err)
+	}
+	l4 := logOf(t, e, 4)
+	large, small := newFile(t, l), newFile(t, l4)
+	data := bytes.Repeat([]byte("12345678"), 600*blockSize/8)
+	write(t, l, large, 0, data)
+	write(t, l4, small, 2*blockSize, data[:3*blockSize])
+	if err := change(l4, small, func(tx *Tx, in *meta.Inode) error { return tx.Preallocate(in, 100*blockSize, 110*blockSize) }); err != nil {
+		t.Fatal(err)
+	}
+	var last ScrubProgress
+	scrub := func() ScrubReport {
+		t.Helper()
+		r, err := e.Scrub(context.Background(), ScrubOptions{Progress: func(p ScrubProgress) { last = p }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := scrub(); r.BadBlocks() != 0 || r.Blocks != 603 || last.Blocks != 603 || last.Total < 603 {
+		t.Errorf("a sound store: %+v, %+v", r, last)
+	}
+	want := []BadBlock{
+		{Ino: large, Offset: 0, Block: spoil(t, e, large, 0)},
+		{Ino: large, Offset: 300 * blockSize, Block: spoil(t, e, large, 300)},
+		{Ino: large, Offset: 301 * blockSize, Block: spoil(t, e, large, 301)},
+		{Ino: small, Offset: 3 * blockSize, Block: spoil(t, e, small, 3)},
+	}
+	r := scrub()
+	if len(r.Bad) != len(want) || last.Bad != 4 || r.Blocks != 603 {
+		t.Fatalf("found %+v, %+v; want %+v", r, last, want)
+	}
+	for i, b := range r.Bad {
+		if b.Error == "" {
+			t.Errorf("%+v has no error", b)
+		}
+		if b.Error = ""; b != want[i] {
+			t.Errorf("found %+v, want %+v", b, want[i])
+		}
+	}
+	if e.ChecksumErrors() != 4 {
+		t.Errorf("%d checksum errors are counted", e.ChecksumErrors())
+	}
+	if _, err := e.Digest(context.Background(), 4); !errors.Is(err, ErrBadBlock) {
+		t.Errorf("digest with a bad block: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := e.Scrub(ctx, ScrubOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended scrub: %v", err)
+	}
+	for _, b := range want {
+		if err := e.RepairBlock(b.Ino, b.Offset/blockSize, data[:blockSize]); err != nil {
+			t.Error(err)
+		}
+	}
+	if r := scrub(); r.BadBlocks() != 0 {
+		t.Errorf("after the repair: %+v", r)
+	}
+	if !bytes.Equal(read(t, e, large), data) {
+		t.Error("the mended file differs")
+	}
+}
+
+// The rate is kept, and the wait for it ends with the context.
+func TestScrubRate(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 16<<20)
+	defer e.Close()
+	ino := newFile(t, l)
+	write(t, l, ino, 0, make([]byte, 2<<20))
+	start := time.Now()
+	if _, err := e.Scrub(context.Background(), ScrubOptions{Rate: 8 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 100*time.Millisecond { // two pieces of 1 MiB, a wait of 125 ms between
+		t.Errorf("2 MiB at 8 MiB/s took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	start = time.Now()
+	if r, err := e.Scrub(ctx, ScrubOptions{Rate: 1}); !errors.Is(err, context.DeadlineExceeded) || r.Blocks != dataChunk || time.Since(start) > 20*time.Second {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Files that are overwritten, moved and freed all the time have no bad blocks; run with -race.
+func TestScrubBesideWriters(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 8<<20)
+	defer e.Close()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	applyAll(t, l, makeOps(rand.New(rand.NewPCG(1, 2)), 60))
+	for w := range 2 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 1))
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				o := op{opKinds[1+rng.IntN(len(opKinds)-2)], rng.Uint64()}
+				if err := l.apply(o.apply); err != nil {
+					t.Errorf("%v: %v", o, err)
+					return
+				}
+				if i%10 == 0 {
+					if err := errors.Join(l.SyncAll(), e.Checkpoint()); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for range 40 {
+		if r, err := e.Scrub(context.Background(), ScrubOptions{}); err != nil || r.BadBlocks() > 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// Repair refuses what is good, and contents that would be wrong for another file.
+func TestRepairRefuses(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 4<<20)
+	defer e.Close()
+	ino, twin := newFile(t, l), newFile(t, l)
+	data := bytes.Repeat([]byte("abcd"), 2*blockSize/4)
+	write(t, l, ino, 0, data)
+	if err := l.apply(func(tx *Tx) error {
+		src, err := tx.Inode(ino)
+		if err != nil {
+			return err
+		}
+		dst, err := tx.Inode(twin)
+		if err != nil {
+			return err
+		}
+		dst.Size = blockSize
+		tx.SetInode(dst)
+		return tx.Share(src, 0, dst, 0, 1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	newer := bytes.Repeat([]byte("newer..."), blockSize/8)
+	for _, block := range []uint64{0, 1, 2, 1 << 40} {
+		if err := e.RepairBlock(ino, block, newer); !errors.Is(err, ErrBlockGood) {
+			t.Errorf("block %d: %v", block, err)
+		}
+	}
+	if err := e.RepairBlock(ino, 0, newer[:100]); err == nil {
+		t.Error("a part of a block was taken")
+	}
+	spoil(t, e, ino, 0)
+	spoil(t, e, ino, 1)
+	if err := e.RepairBlock(ino, 0, newer); !errors.Is(err, ErrNotContents) {
+		t.Errorf("newer contents of a shared block: %v", err)
+	}
+	if err := e.RepairBlock(twin, 0, data[:blockSize]); err != nil {
+		t.Error(err)
+	}
+	if err := e.RepairBlock(ino, 1, newer); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, e, ino); !bytes.Equal(got[:blockSize], data[:blockSize]) || !bytes.Equal(got[blockSize:], newer) {
+		t.Error("the mended file differs")
+	}
+	// What was overwritten meanwhile is good, wherever its contents are.
+	spoil(t, e, ino, 1)
+	write(t, l, ino, blockSize, data[:blockSize])
+	if err := e.RepairBlock(ino, 1, newer); !errors.Is(err, ErrBlockGood) {
+		t.Errorf("a block that was overwritten: %v", err)
+	}
+	if got := read(t, e, ino); !bytes.Equal(got, data) {
+		t.Error("the overwritten file differs")
+	}
+}
+
+// Digests tell states apart, and tell the same state the same whatever its blocks.
+func TestDigest(t *testing.T) {
+	a, la := openTest(t, vfs.NewMem(), 4<<20)
+	defer a.Close()
+	b, lb := openTest(t, vfs.NewMem(), 8<<20)
+	defer b.Close()
+	// The root differs in its times, so the groups compared are others.
+	for _, e := range []*Engine{a, b} {
+		if err := e.CreateGroup(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Blocks lie elsewhere and in pieces.
+	of0 := newFile(t, lb)
+	for i := range uint64(20) {
+		write(t, lb, of0, i*3*blockSize, make([]byte, blockSize))
+	}
+	la, lb = logOf(t, a, 1), logOf(t, b, 1)
+	seen := map[string]bool{}
+	both := func(what string, do func(tx *Tx, in *meta.Inode) error) {
+		t.Helper()
+		for _, l := range []*testLog{la, lb} {
+			if err := change(l, meta.MakeIno(1, 1), do); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d := digestOf(t, a, 1)
+		if d != digestOf(t, b, 1) {
+			t.Errorf("%s: the digests differ", what)
+		}
+		if seen[d] {
+			t.Errorf("%s: the digest is not new", what)
+		}
+		seen[d] = true
+	}
+	newFile(t, la)
+	newFile(t, lb)
+	data := bytes.Repeat([]byte("x"), 5*blockSize)
+	both("write", func(tx *Tx, in *meta.Inode) error { return tx.WriteData(in, 0, data) })
+	both("other contents", func(tx *Tx, in *meta.Inode) error { return tx.WriteData(in, 100, []byte("y")) })
+	both("hole", func(tx *Tx, in *meta.Inode) error { return tx.PunchHole(in, 2*blockSize, 3*blockSize) })
+	both("unwritten", func(tx *Tx, in *meta.Inode) error { return tx.ZeroRange(in, 2*blockSize, 3*blockSize) })
+	both("zeros", func(tx *Tx, in *meta.Inode) error { return tx.WriteData(in, 2*blockSize, make([]byte, blockSize)) })
+	both("fact", func(tx *Tx, in *meta.Inode) error { return tx.SetFact("a", nil) })
+	both("other fact", func(tx *Tx, in *meta.Inode) error { return tx.SetFact("b", nil) })
+	both("mode", func(tx *Tx, in *meta.Inode) error { in.Mode ^= 1; return nil })
+	both("attribute", func(tx *Tx, in *meta.Inode) error { tx.SetXattr(in.Ino, "user.a", nil); return nil })
+	if _, err := a.Digest(context.Background(), 9); !errors.Is(err, ErrNoGroup) {
+		t.Errorf("missing group: %v", err)
+	}
+}
