@@ -106,7 +106,14 @@ func (a *applier) linkApart(c *command.LinkApart) error {
 	return nil
 }
 
+// ErrTxOver refuses a name for a file that was made or linked under a session that has ended since: whoever sees to what it
+// left behind counts on no name coming any more.
+const ErrTxOver = syscall.EOWNERDEAD
+
 func (a *applier) name(c *command.Name) error {
+	if alive, err := a.hasSession(c.Tx.Session); err != nil || !alive {
+		return errors.Join(ErrTxOver, err)
+	}
 	parent, err := a.dir(c.Parent)
 	if err != nil {
 		return err

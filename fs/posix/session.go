@@ -123,21 +123,21 @@ func Locks(read func(name string) ([]byte, error), ino meta.Ino) (*advisory.Set,
 	return advisory.Decode(b)
 }
 
+// hasSession tells whether a session has begun and not ended.
+func (a *applier) hasSession(session uint64) (bool, error) {
+	sessions, err := a.numbers(factSessions, 2)
+	for i := 0; i < len(sessions); i += 2 {
+		if sessions[i] == session {
+			return true, err
+		}
+	}
+	return false, err
+}
+
 // answered looks whether a tagged command has been done before: then a.res is what it answered.
 func (a *applier) answered(tag command.Tag) (done bool, err error) {
-	sessions, err := a.numbers(factSessions, 2)
-	if err != nil {
-		return false, err
-	}
-	if known := func() bool {
-		for i := 0; i < len(sessions); i += 2 {
-			if sessions[i] == tag.Session {
-				return true
-			}
-		}
-		return false
-	}(); !known {
-		return true, ErrNoSession
+	if alive, err := a.hasSession(tag.Session); err != nil || !alive {
+		return true, errors.Join(ErrNoSession, err)
 	}
 	acked, err := a.numbers(numbered(factAck, tag.Session), 1)
 	if err != nil {

@@ -83,6 +83,9 @@ func (v *Volume) makeApart(ctx context.Context, n fs.NewNode, slot uint16, open 
 		if open != nil {
 			v.Unreference(res.Inode.Ino)
 		}
+		if errors.Is(err, posix.ErrTxOver) && ctx.Err() == nil {
+			return v.makeApart(ctx, n, slot, open) // the mount's session ended meanwhile: all of it anew, under the next one
+		}
 		return meta.Inode{}, err
 	}
 	v.watch.named(n.Parent, n.Name, &res.Inode)

@@ -16,7 +16,7 @@ import (
 // BenchmarkCluster times operations on three nodes in this process: on the leader, and on a follower.
 func BenchmarkCluster(b *testing.B) {
 	ctx := context.Background()
-	c := newTestCluster(b, 3)
+	c := newTestCluster(b, 3, 0)
 	leader := int(c.v(1).bySlot()[0].Status().Leader)
 	var names atomic.Int64
 	for _, at := range []struct {

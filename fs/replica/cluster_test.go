@@ -29,6 +29,7 @@ import (
 type testCluster struct {
 	t     testing.TB
 	dir   string
+	lease time.Duration
 	nodes []*testNode // by id - 1; nil: removed or never there
 }
 
@@ -49,9 +50,9 @@ func freePort(t testing.TB) string {
 }
 
 // newTestCluster starts n nodes and returns when all of them vote.
-func newTestCluster(t testing.TB, n int) *testCluster {
+func newTestCluster(t testing.TB, n int, lease time.Duration) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, dir: t.TempDir()}
+	c := &testCluster{t: t, dir: t.TempDir(), lease: lease}
 	t.Cleanup(func() {
 		var closing sync.WaitGroup
 		for _, n := range c.nodes {
@@ -92,11 +93,11 @@ func (c *testCluster) format(id uint64, addr string) *testNode {
 func (c *testCluster) up(id uint64) *Volume {
 	c.t.Helper()
 	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 10 * time.Second})
+	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease})
 	if err != nil {
 		c.t.Fatalf("node %d: %v", id, err)
 	}
-	v.node.lease, v.node.resolve = time.Second, 200*time.Millisecond
+	v.node.resolve = 200 * time.Millisecond
 	n.v = v
 	return v
 }
@@ -215,7 +216,7 @@ func TestClusterGrowsFromOne(t *testing.T) {
 func TestClusterSurvivesANode(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 0)
 	ino := mkfile(t, c.v(2), "f")
 	for round := range 3 {
 		leader := int(c.v(1).bySlot()[0].Status().Leader)
@@ -237,7 +238,7 @@ func TestClusterSurvivesANode(t *testing.T) {
 func TestClusterWithoutMajority(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 0)
 	v := c.v(3)
 	v.node.timeout = 700 * time.Millisecond
 	c.down(1)
@@ -260,7 +261,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 func TestClusterLocks(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 2*time.Second)
 	ino := mkfile(t, c.v(1), "f")
 	whole := advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: 1}, Exclusive: true, PID: 42}
 	take := func(id int, wait bool) error { return c.v(id).TakeLock(ctx, nil, ino, advisory.Flock, whole, wait) }
@@ -298,7 +299,7 @@ func TestClusterLocks(t *testing.T) {
 func TestClusterRemovedWhileOpen(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 0)
 	one, two := c.v(1), c.v(2)
 	ino := mkfile(t, one, "f")
 	if _, err := one.Write(ctx, ino, 0, []byte("still here"), 0); err != nil {
@@ -332,7 +333,7 @@ func TestClusterRemovedWhileOpen(t *testing.T) {
 func TestClusterOnce(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 0)
 	log := mkfile(t, c.v(1), "log")
 	stop := make(chan struct{})
 	var movers, workers sync.WaitGroup
@@ -348,7 +349,7 @@ func TestClusterOnce(t *testing.T) {
 			cancel()
 		}
 	})
-	const each = 60
+	const each = 30
 	for id := 1; id <= 3; id++ {
 		workers.Go(func() {
 			v := c.v(id)
@@ -384,7 +385,7 @@ func TestClusterOnce(t *testing.T) {
 func TestClusterRemoveNode(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 2*time.Second)
 	st := c.v(1).Cluster()
 	if err := st.Remove(ctx, 9, false); !errors.Is(err, cluster.ErrUnknownNode) {
 		t.Errorf("removing nobody: %v", err)
@@ -406,7 +407,9 @@ func TestClusterRemoveNode(t *testing.T) {
 	other := (gone+1)%3 + 1
 	c.down(int(other))
 	c.eventually("the last but one is missed", func() error {
-		if err := c.v(left).Cluster().Remove(ctx, uint64(left), false); !errors.Is(err, cluster.ErrQuorum) {
+		soon, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		if err := c.v(left).Cluster().Remove(soon, uint64(left), false); !errors.Is(err, cluster.ErrQuorum) {
 			return fmt.Errorf("removing the last node that answers: %v", err)
 		}
 		return nil
@@ -516,7 +519,7 @@ func checkNames(v *Volume) error {
 func TestClusterGroups(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 0)
 	c.groups("g1", "g2", "g3")
 	var workers sync.WaitGroup
 	for id := 1; id <= 3; id++ {
@@ -602,7 +605,7 @@ func (c *testCluster) groups2(name string) {
 func TestClusterDiesBetween(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := newTestCluster(t, 3)
+	c := newTestCluster(t, 3, 2*time.Second)
 	c.groups("g1", "g2")
 	for _, step := range []string{"made", "linked", "named", "dropped", "told"} {
 		v := c.v(2)

@@ -106,16 +106,13 @@ func (s state) Join(ctx context.Context, invite [16]byte, secret [32]byte, now t
 	return cluster.Node{}, fmt.Errorf("node %d was admitted and is gone again: %w", res.Bytes, cluster.ErrUnknownNode)
 }
 
-// silence is how long a node may be unheard of and still count as one that answers.
-const silence = 2*keepAliveEvery + time.Second
-
 // answers tells which nodes have been heard of lately.
 func (n *node) answers() map[uint64]bool {
 	n.seenMu.Lock()
 	defer n.seenMu.Unlock()
 	alive := map[uint64]bool{n.cfg.NodeID: true}
 	for _, s := range n.seen {
-		if time.Since(s.at) < silence {
+		if time.Since(s.at) < n.lease*5/8 { // two signs of life and a little
 			alive[s.node] = true
 		}
 	}

@@ -27,9 +27,8 @@ import (
 const (
 	defaultTimeout = 30 * time.Second
 	tryTimeout     = 3 * time.Second // after which a command that was not answered is proposed again
-	keepAliveEvery = 2 * time.Second
 	// sessionLease is how long a mount may be unheard of before its locks and open files count as given up. Together
-	// with the time that it takes to notice that is less than ten seconds.
+	// with the time that it takes to notice that is less than ten seconds. It says that it lives four times as often.
 	sessionLease = 8 * time.Second
 	memberEvery  = 250 * time.Millisecond
 )
@@ -103,11 +102,15 @@ func (s *session) end(slot uint16, seq uint64) {
 }
 
 // openNode makes the volume a node: its transport listens when this returns.
-func openNode(v *Volume, cfg *cluster.Config, timeout time.Duration) (*node, error) {
+func openNode(v *Volume, o Options) (*node, error) {
+	cfg, timeout, lease := o.Cluster, o.Timeout, o.lease
+	if lease == 0 {
+		lease = sessionLease
+	}
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	n := &node{v: v, cfg: cfg, timeout: timeout, lease: sessionLease, resolve: resolveAfter, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
+	n := &node{v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolveAfter, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
 	n.kernel.wake = make(chan struct{}, 1)
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
 	var err error
@@ -221,7 +224,8 @@ func (n *node) close() {
 
 // keepAlive tells the others that this mount lives, and ends sessions that have not been heard of where this node leads.
 func (n *node) keepAlive(stop <-chan struct{}) {
-	tick := time.NewTicker(keepAliveEvery)
+	every := n.lease / 4
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := time.Now()
 	for {
@@ -230,11 +234,11 @@ func (n *node) keepAlive(stop <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		if gap := time.Since(last); gap > 2*keepAliveEvery {
+		if gap := time.Since(last); gap > 2*every {
 			n.forgiveSilence() // it was this process that did not run
 		}
 		last = time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), keepAliveEvery)
+		ctx, cancel := context.WithTimeout(context.Background(), every)
 		_, free := n.v.eng.Usage()
 		if _, err := n.v.propose(ctx, &command.KeepAlive{Session: n.session.Load().id, Free: free}); err != nil && ctx.Err() == nil {
 			n.v.log.WithError(err).Debug("keep-alive")

@@ -39,6 +39,8 @@ type Options struct {
 	// CheckpointEvery and CacheSize: see vde.OpenOptions.
 	CheckpointEvery time.Duration
 	CacheSize       int64
+
+	lease time.Duration // of the mount's session; 0: sessionLease
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
@@ -113,7 +115,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	}()
 	var connect transport.Transport
 	if o.Cluster != nil {
-		if v.node, err = openNode(v, o.Cluster, o.Timeout); err != nil {
+		if v.node, err = openNode(v, o); err != nil {
 			return nil, fmt.Errorf("store %s: %w", dir, err)
 		}
 		connect = v.node.transport
