@@ -17,12 +17,19 @@ import (
 type PNGStats = recode.Stats
 
 // StartPNG has the volume re-encode PNG files, with a mode of async, sync or off for what no directory has a mode of its
-// own. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume it does
-// nothing.
+// own. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume and on a
+// node of a cluster it does nothing.
 func (v *Volume) StartPNG(mode string) error {
 	m, err := recode.ParseMode(mode)
 	if err != nil || v.readOnly {
 		return err
+	}
+	if v.node != nil {
+		// Nobody may have a file open when its contents are replaced, and this mount does not know who has on others.
+		if m != recode.Off {
+			v.log.Info("png: files of a cluster are left as they are")
+		}
+		return nil
 	}
 	r := recode.New(recodeStore{v}, recode.Options{Mode: m, Logger: v.log})
 	v.Watch(r)
