@@ -110,16 +110,25 @@ const (
 // information gives the sum of n log2(total/n), scaled as costs are, and how
 // many symbols have a count.
 func information(count []uint32) (sum uint64, symbols int) {
-	var total, part uint64
+	sh := newShares(count)
+	var part uint64
 	for _, n := range count {
 		if n > 0 {
 			symbols++
-			total += uint64(n)
 			part += uint64(n) * uint64(log2(n))
 		}
 	}
-	if total == 0 {
+	if symbols == 0 {
 		return 0, 0
 	}
-	return total*uint64(log2(uint32(total))) - part, symbols
+	for k, s := range sh.peeled[:sh.depth] {
+		n := count[s]
+		sum += uint64(n) * uint64(k+1) * costScale
+		part -= uint64(n) * uint64(log2(n))
+	}
+	rest := uint64(sh.rest)
+	if symbols == 1 {
+		return rest * costScale, 1
+	}
+	return sum + rest*uint64(log2(sh.rest)+sh.depth*costScale) - part, symbols
 }

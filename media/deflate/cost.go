@@ -62,18 +62,52 @@ func log2(n uint32) uint32 {
 	return uint32(top)<<costBits + uint32(log2Table[mantissa])
 }
 
+// shares tells how a prefix code divides the room: a symbol that makes up more
+// than half of what is left gets the next bit alone, however frequent it
+// is, and the others share what remains by their counts. Without this, a code in
+// which one symbol prevails would seem to cost much less than it does.
+type shares struct {
+	peeled [maxPeeled]uint16 // symbols with a code of 1, 2, ... bits
+	depth  uint32            // how many of them there are
+	rest   uint32            // sum of the counts of all the others
+}
+
+const maxPeeled = 8
+
+func newShares(count []uint32) (sh shares) {
+	var first [maxPeeled]uint32 // the largest counts, falling
+	var at [maxPeeled]uint16
+	for s, n := range count {
+		sh.rest += n
+		if n <= first[maxPeeled-1] {
+			continue
+		}
+		i := maxPeeled - 1
+		for ; i > 0 && first[i-1] < n; i-- {
+			first[i], at[i] = first[i-1], at[i-1]
+		}
+		first[i], at[i] = n, uint16(s)
+	}
+	for sh.depth < maxPeeled && 2*uint64(first[sh.depth]) > uint64(sh.rest) && first[sh.depth] < sh.rest {
+		sh.peeled[sh.depth] = at[sh.depth]
+		sh.rest -= first[sh.depth]
+		sh.depth++
+	}
+	return sh
+}
+
 // entropyCosts sets each symbol's cost to its share of information.
 func (c *costs) entropyCosts(h *histogram) {
 	price := func(count []uint32, set func(symbol int, cost uint32)) {
-		var total uint32
-		for _, n := range count {
-			total += n
-		}
+		sh := newShares(count)
 		// A symbol that did not come up costs as much as one that came up
 		// half a time: dear, but not so dear that it is never tried again.
-		top := log2(2*total + 2)
+		top := log2(2*sh.rest+2) + sh.depth*costScale
 		for s, n := range count {
-			set(s, min(max(top-log2(max(2*n, 1)), costScale/4), 16*costScale))
+			set(s, min(max(top-log2(max(2*n, 1)), costScale), 16*costScale))
+		}
+		for k, s := range sh.peeled[:sh.depth] {
+			set(int(s), uint32(k+1)*costScale)
 		}
 	}
 	var lengths [literalCodes - firstLength]uint32

@@ -1,9 +1,6 @@
 package png
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // entry is a colour of a palette: red, green, blue, alpha from the lowest byte up.
 type entry uint32
@@ -98,19 +95,11 @@ func toPalette(ra *raster, t *translator) *raster {
 			return nil
 		}
 	}
-	order := slices.Clone(set.list)
-	slices.SortFunc(order, func(a, b entry) int {
-		if a.opaque() != b.opaque() {
-			if a.opaque() {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(cmp.Compare(a.luma(), b.luma()), cmp.Compare(a, b))
-	})
+	order := make([]entry, len(set.list))
 	var place [256]uint8
-	for i, e := range order {
-		place[set.number(e)] = uint8(i)
+	for to, from := range byLuma(set.list) {
+		order[to] = set.list[from]
+		place[from] = uint8(to)
 	}
 	// One byte per pixel first; remap packs it where the depth is smaller.
 	r := ra.like(indexed, 8)
@@ -239,3 +228,60 @@ func paletteToGray(ra *raster, t *translator) *raster {
 	}
 	return r
 }
+
+// paletteToDirect stores indices as the colours they stand for, where the
+// picture is so small, or its colours are so plain, that it may need less without a
+// palette: gray and alpha, or few pixels.
+func paletteToDirect(ra *raster, t *translator, colour bool) *raster {
+	used := ra.usedIndices()
+	isGray, opaque := true, true
+	pixels := 0
+	for _, p := range ra.passes {
+		pixels += p.width * p.height
+	}
+	list := ra.entries()
+	for i, e := range list {
+		if used[i] {
+			v := uint8(e)
+			isGray = isGray && e&0xffffff == newEntry(v, v, v, 0)
+			opaque = opaque && e.opaque()
+		}
+	}
+	ct := rgba
+	switch {
+	case isGray && opaque:
+		return nil // paletteToGray
+	case isGray && t.fits(grayAlpha, 8):
+		ct = grayAlpha
+	case !colour || pixels > directPixels*len(list):
+		return nil
+	case opaque:
+		ct = rgb
+	}
+	if !t.fits(ct, 8) {
+		return nil
+	}
+	r := ra.like(ct, 8)
+	n := ct.channels()
+	out := r.pix
+	ra.eachRow(func(p pass, row []byte) {
+		for x := range p.width {
+			e := list[sampleAt(row, x, ra.hdr.depth)]
+			switch ct {
+			case grayAlpha:
+				out[0], out[1] = uint8(e), uint8(e>>24)
+			case rgba:
+				out[3] = uint8(e >> 24)
+				fallthrough
+			default:
+				out[0], out[1], out[2] = uint8(e), uint8(e>>8), uint8(e>>16)
+			}
+			out = out[n:]
+		}
+	})
+	return r
+}
+
+// directPixels is up to how many pixels for each entry of its palette a
+// picture is tried without it.
+const directPixels = 64

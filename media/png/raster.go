@@ -15,6 +15,8 @@ type raster struct {
 	// stored has the filter type that each row had in the file. It is empty
 	// where the samples are too far from those of the file for it to be of use.
 	stored []byte
+	// table, where it is not nil, has what the samples in pix, of 8 bits, stand for.
+	table *[256]uint8
 }
 
 // rowCount is the number of scanlines of all passes.
@@ -143,7 +145,7 @@ func (ra *raster) sample(size int) *raster {
 	if size == 0 || len(ra.pix) < 2*size {
 		return ra
 	}
-	r := &raster{hdr: ra.hdr, plte: ra.plte, trns: ra.trns}
+	r := &raster{hdr: ra.hdr, plte: ra.plte, trns: ra.trns, table: ra.table}
 	share := int64(len(ra.pix)) / int64(size) // one band in so many rows
 	pix, row := ra.pix, 0
 	for _, p := range ra.passes {

@@ -56,7 +56,7 @@ func reductions(f *file, ra *raster) []*raster {
 	if !fe.palette && !(fe.gray && wide.hdr.ctype.isGray()) {
 		// wide may lack an alpha channel that a palette would hold as well.
 		if r := toPalette(wide, t); r != nil && r.hdr.bitsPerPixel() < direct.hdr.bitsPerPixel() {
-			list = append(list, r)
+			list = append(list, withOrders(r)...)
 		}
 	}
 	return list
@@ -69,9 +69,27 @@ func reducePalette(ra *raster, t *translator, fe fetters) []*raster {
 	if r := shrinkPalette(ra, t); r != nil {
 		ra = r
 	}
-	list := []*raster{ra}
+	list := withOrders(ra)
 	if !fe.gray {
 		if r := paletteToGray(ra, t); r != nil {
+			list = append(list, r)
+		}
+	}
+	if r := paletteToDirect(ra, t, !fe.gray); r != nil && !(fe.gray && r.hdr.ctype.isGray()) {
+		list = append(list, r)
+	}
+	return list
+}
+
+// withOrders gives an indexed picture and the same with other orders of its
+// palette. With fewer bits indices are packed, and their order matters little.
+func withOrders(ra *raster) []*raster {
+	list := []*raster{ra}
+	if ra.hdr.depth < 8 {
+		return list
+	}
+	for _, order := range [][]int{byLuma(ra.entries()), ra.byNeighbours()} {
+		if r := ra.reordered(order); r != nil {
 			list = append(list, r)
 		}
 	}

@@ -56,6 +56,7 @@ type filterer struct {
 	tried  [filterTypes][]byte
 	bigram [1 << 16 / 64]uint64
 	counts [256]uint32
+	looked [2][]byte // rows whose samples were looked up in a table
 }
 
 // apply writes the filtered picture, a filter byte before every row, to dst,
@@ -71,10 +72,22 @@ func (fl *filterer) apply(dst []byte, ra *raster, s strategy, b *budget) ([]byte
 			fl.tried[i] = make([]byte, len(zero))
 		}
 	}
+	for i := range fl.looked {
+		if ra.table != nil && cap(fl.looked[i]) < len(zero) {
+			fl.looked[i] = make([]byte, len(zero))
+		}
+	}
 	for _, p := range ra.passes {
 		prev := zero[:p.rowBytes]
 		for range p.height {
 			cur := pix[:p.rowBytes]
+			if ra.table != nil {
+				to := fl.looked[row&1][:len(cur)]
+				for i, v := range cur {
+					to[i] = ra.table[v]
+				}
+				cur = to
+			}
 			switch s {
 			case strategyMinSum, strategyEntropy, strategyBigrams:
 				f := fl.choose(s, cur, prev, dist)

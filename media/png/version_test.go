@@ -10,7 +10,7 @@ import (
 // they did. If that is meant, raise Version and set the sum anew; an update of
 // the library that judges strategies can cause it too.
 func TestVersion(t *testing.T) {
-	const version, want = 1, "755dd07229c07dc76bf934a53addb743781c144292957b5a6f7c8c92e8ceb445"
+	const version, want = 2, "0d6449779e28851f96d1adb909bb4bb51c5852e122f2457e52f93c4af47d32a4"
 	sum := sha256.New()
 	for _, h := range formats() {
 		b := plain(h.ctype, h.depth)
