@@ -33,6 +33,11 @@ func (e *Engine) DigestMeta(slot uint16) (string, error) {
 }
 
 func (e *Engine) digest(ctx context.Context, slot uint16, contents bool) (_ string, err error) {
+	end, err := e.beginJob()
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	before, ok := e.Group(slot)
 	if !ok {
 		return "", fmt.Errorf("group %d: %w", slot, ErrNoGroup)
@@ -137,6 +142,11 @@ func (d *digester) addData(ctx context.Context, ino meta.Ino, x meta.Extent) err
 	f := d.e.files.use(ino)
 	defer d.e.files.done(ino, f)
 	for x.Count > 0 {
+		select {
+		case <-d.e.stop:
+			return ErrClosed
+		default:
+		}
 		n := min(x.Count, dataChunk)
 		t, err := f.lock.Acquire(ctx, x.FileBlock, n, rangelock.Shared)
 		if err != nil {

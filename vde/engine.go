@@ -75,7 +75,8 @@ type Engine struct {
 
 	wake    chan struct{} // a token: the overlay may have something to flush
 	checkup chan struct{} // a token: a checkpoint is wanted
-	stop    chan struct{}
+	stop    chan struct{} // closed by Close
+	jobsMu  sync.Mutex    // held while a job begins, and while Close closes stop
 	workers sync.WaitGroup
 }
 
@@ -364,12 +365,28 @@ func (e *Engine) startWorkers(checkpointEvery time.Duration) {
 	})
 }
 
+// beginJob keeps Close waiting for a long piece of work of a caller until end is called. The job ends soon when stop is
+// closed.
+func (e *Engine) beginJob() (end func(), err error) {
+	e.jobsMu.Lock()
+	defer e.jobsMu.Unlock()
+	if e.closed.Load() {
+		return nil, ErrClosed
+	}
+	e.workers.Add(1)
+	return e.workers.Done, nil
+}
+
 // Close makes everything durable, marks the store clean and closes it. Nothing may use the engine meanwhile or after.
+// Scrubs, digests and snapshots under way are ended, with ErrClosed.
 func (e *Engine) Close() error {
+	e.jobsMu.Lock()
 	if e.closed.Swap(true) {
+		e.jobsMu.Unlock()
 		return ErrClosed
 	}
 	close(e.stop)
+	e.jobsMu.Unlock()
 	e.workers.Wait()
 	e.endSnapshots(nil, ErrClosed)
 	err := e.Err()

@@ -57,11 +57,15 @@ const (
 // written where the scrub has been is not read. Bad blocks are in the report, not an error; they are logged. With an
 // error (of ctx, or the store stopped) the report tells what was found until then.
 func (e *Engine) Scrub(ctx context.Context, o ScrubOptions) (ScrubReport, error) {
+	end, err := e.beginJob()
+	if err != nil {
+		return ScrubReport{}, err
+	}
+	defer end()
 	start := time.Now()
 	total, free := e.Usage()
 	s := &scrubber{e: e, o: o, total: total - free, due: start, buf: make([]byte, dataChunk*blockSize)}
 	s.report.Bad = []BadBlock{}
-	var err error
 	for _, slot := range e.Groups() {
 		if err = s.group(ctx, slot); err != nil {
 			err = fmt.Errorf("scrub: %w", err)
@@ -131,11 +135,17 @@ func (s *scrubber) pace(ctx context.Context) error {
 	if err := s.e.Err(); err != nil {
 		return err
 	}
-	if wait := time.Until(s.due); s.o.Rate > 0 && wait > 0 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+	wait := time.Duration(0)
+	if s.o.Rate > 0 {
+		wait = max(0, time.Until(s.due))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-s.e.stop:
+		return ErrClosed
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 	return ctx.Err()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"vdefs/vde/meta"
 )
@@ -101,6 +102,54 @@ func TestScrubRate(t *testing.T) {
 	start = time.Now()
 	if r, err := e.Scrub(ctx, ScrubOptions{Rate: 1}); !errors.Is(err, context.DeadlineExceeded) || r.Blocks != dataChunk || time.Since(start) > 20*time.Second {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Closing the engine ends a scrub, and waits for it.
+func TestScrubEndsWithTheEngine(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 16<<20)
+	write(t, l, newFile(t, l), 0, make([]byte, 4<<20))
+	begun, ended := make(chan struct{}), make(chan error)
+	go func() {
+		var once sync.Once
+		_, err := e.Scrub(context.Background(), ScrubOptions{Rate: 1, Progress: func(ScrubProgress) { once.Do(func() { close(begun) }) }})
+		ended <- err
+	}()
+	<-begun
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, ErrClosed) {
+		t.Errorf("the scrub ended with %v", err)
+	}
+	if _, err := e.Scrub(context.Background(), ScrubOptions{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("a scrub of a closed engine: %v", err)
+	}
+}
+
+// Paths names files by where they are.
+func TestPaths(t *testing.T) {
+	e, l := openTest(t, vfs.NewMem(), 4<<20)
+	defer e.Close()
+	var dir, file, orphan meta.Ino
+	if err := l.apply(func(tx *Tx) error {
+		root, err := tx.Inode(meta.RootIno)
+		if err != nil {
+			return err
+		}
+		d, f, o := tx.NewInode(), tx.NewInode(), tx.NewInode()
+		d.Mode, d.Parent, d.Nlink = unix.S_IFDIR|0o700, root.Ino, 2
+		f.Mode, o.Mode = unix.S_IFREG, unix.S_IFREG
+		dir, file, orphan = d.Ino, f.Ino, o.Ino
+		tx.AddDirent(root, "a dir", dir, d.Mode)
+		tx.AddDirent(d, "b", file, f.Mode)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := e.Paths([]meta.Ino{file, dir, orphan, 99})
+	if err != nil || len(got) != 2 || got[file] != "/a dir/b" || got[dir] != "/a dir" {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

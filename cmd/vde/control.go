@@ -29,6 +29,7 @@ import (
 //	GET  /groups          the groups (groupsReport)
 //	POST /groups/add, /groups/remove, /groups/move-leader
 //	                      {"name":"GROUP","node":"NAME or ID"} (groupsReport)
+//	POST /scrub?rate=N    reads all data (N bytes a second, 0: any); lines of JSON as it goes (scrubLine)
 //	GET  /debug/pprof/    profiles of the Go runtime
 //
 // Requests are JSON. An error is answered with a status of 400 or above and a controlError as JSON.

@@ -99,7 +99,7 @@ func newRootCommand(a *app) *cobra.Command {
 	must(root.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 
 	root.AddCommand(newFormatCommand(a), newMountCommand(a), newUmountCommand(a), newStatusCommand(a), newInfoCommand(a),
-		newFsckCommand(a), newPNGCommand(a), newServeCommand(a), newJoinCommand(a), newClusterCommand(a), newGroupCommand(a), newVersionCommand(a), newExitCodesTopic())
+		newFsckCommand(a), newScrubCommand(a), newPNGCommand(a), newServeCommand(a), newJoinCommand(a), newClusterCommand(a), newGroupCommand(a), newVersionCommand(a), newExitCodesTopic())
 	return root
 }
 

@@ -46,6 +46,7 @@ func (d *daemon) startControl() (stop func(), err error) {
 	control.Handle("GET /metrics", metrics)
 	control.HandleFunc("POST /umount", d.handleUnmount)
 	d.addClusterHandlers(control)
+	d.addScrubHandler(control)
 	var servers []*http.Server
 	var running sync.WaitGroup
 	serve := func(l net.Listener, handler http.Handler) {

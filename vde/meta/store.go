@@ -211,6 +211,21 @@ func (s *Store) Dirents(dir Ino, afterCookie uint64, yield func(Dirent) (bool, e
 	})
 }
 
+// AllDirents yields every entry of the store, by directory and name.
+func (s *Store) AllDirents(yield func(dir Ino, e Dirent) (bool, error)) error {
+	return s.scan([]byte{kDirent}, []byte{kDirent + 1}, func(k, v []byte) (bool, error) {
+		key, err := DecodeKey(k)
+		if err != nil {
+			return false, err
+		}
+		e, err := DecodeDirent(key.Name, v)
+		if err != nil {
+			return false, fmt.Errorf("directory %d: %w", key.Ino, err)
+		}
+		return yield(key.Ino, e)
+	})
+}
+
 // Xattrs yields the names of the extended attributes of an inode in byte order.
 func (s *Store) Xattrs(ino Ino, yield func(name string, value []byte) (bool, error)) error {
 	p := inoKey(kXattr, ino)
