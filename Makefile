@@ -20,7 +20,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e bench fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench fmt install uninstall clean help
 
 all: build
 
@@ -74,7 +74,7 @@ check:
 
 unit:
 	@echo '== unit tests, with the race detector'
-	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash -e /test/diff)
+	@$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash -e /test/diff -e /test/cluster)
 
 crashes:
 	@echo '== crashes at any write, in memory'
@@ -96,6 +96,12 @@ e2e:
 	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/e2e
 	@echo '== random system calls, compared with ext4'
 	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/diff
+	@echo '== a cluster in network namespaces: killed, stopped and cut'
+	@CGO_ENABLED=0 $(GO) test -timeout 20m ./test/cluster
+
+cluster-test:
+	@./.ci/needs test
+	@CGO_ENABLED=0 $(GO) test -timeout 0 -v ./test/cluster -args -chaos.for=$${CLUSTER_FOR:-8h}
 
 # Random system calls for hours, with new seeds; POSIX_FOR says for how long. A failure names the flags that repeat it.
 posix:
@@ -130,6 +136,7 @@ help:
 	@echo 'make sim      simulated clusters for hours'
 	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'
 	@echo 'make posix    random system calls, compared with ext4, for hours'
+	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'

@@ -35,6 +35,7 @@ Mount options (-o, separated by commas, the last one wins):
   sync                              every write is on disk when it returns
   png=async|sync|off                make .png files smaller, without loss: soon after the last writer closes them, while it closes, never
   cache=` + cacheUsage() + `
+  timeout=DURATION                  on a node of a cluster: how long an operation waits for a majority before it fails (default 30s)
   memory=SIZE                       keep the daemon within about this much memory (default 1G)
 Options of fstab that speak to others (defaults, noauto, nofail, _netdev, x-...) are ignored.
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mountOptions is what the -o options of a mount say. The zero value is not useful: start with defaultMountOptions.
@@ -18,6 +19,7 @@ type mountOptions struct {
 	PNG                string // async, sync, off
 	Cache              string // one of cacheModes
 	Memory             byteSize
+	Timeout            time.Duration // how long an operation waits for a majority of a cluster's nodes
 }
 
 // cacheModes are the values of cache=, with what they mean.
@@ -32,7 +34,7 @@ var cacheModes = map[string]string{
 func defaultMountOptions(root bool) mountOptions {
 	return mountOptions{
 		AllowOther: root, DefaultPermissions: true, Suid: root, Dev: root, Exec: true,
-		Atime: "relatime", PNG: "async", Cache: "writeback", Memory: 1 << 30,
+		Atime: "relatime", PNG: "async", Cache: "writeback", Memory: 1 << 30, Timeout: defaultClusterTimeout,
 	}
 }
 
@@ -71,6 +73,9 @@ var ignoredOptions = []string{
 	"nogroup", "silent", "loud", "diratime", "nodiratime", "iversion", "noiversion", "user=", "comment=", "uhelper=", "helper=",
 }
 
+// defaultClusterTimeout: see mountOptions.Timeout.
+const defaultClusterTimeout = 30 * time.Second
+
 // parseMountOptions applies lists of options, each separated by commas, to opts in their order (the last one wins).
 func parseMountOptions(opts *mountOptions, lists []string) error {
 	for _, option := range strings.Split(strings.Join(lists, ","), ",") {
@@ -91,6 +96,14 @@ func parseMountOptions(opts *mountOptions, lists []string) error {
 				return usagef("mount option %q: %w", option, err)
 			}
 			opts.Memory = size
+			continue
+		}
+		if name == "timeout" {
+			d, err := time.ParseDuration(value)
+			if err != nil || d < time.Second {
+				return usagef("mount option %q: write a time of at least a second, like timeout=30s", option)
+			}
+			opts.Timeout = d
 			continue
 		}
 		if known, ok := optionValues[name]; ok {
@@ -131,6 +144,9 @@ func (o mountOptions) String() string {
 	list := []string{pick(o.ReadOnly, "ro", "rw"), pick(o.AllowOther, "allow_other", ""), pick(o.DefaultPermissions, "default_permissions", ""),
 		pick(o.Suid, "suid", "nosuid"), pick(o.Dev, "dev", "nodev"), pick(o.Exec, "exec", "noexec"), pick(o.Sync, "sync", ""), o.Atime,
 		"png=" + o.PNG, "cache=" + o.Cache, "memory=" + o.Memory.String()}
+	if o.Timeout != defaultClusterTimeout {
+		list = append(list, "timeout="+o.Timeout.String())
+	}
 	var words []string
 	for _, word := range list {
 		if word != "" {
@@ -142,7 +158,7 @@ func (o mountOptions) String() string {
 
 func knownOptions() []string {
 	names := slices.Collect(maps.Keys(optionSetters))
-	names = append(names, "memory=SIZE")
+	names = append(names, "memory=SIZE", "timeout=DURATION")
 	for name, known := range optionValues {
 		names = append(names, fmt.Sprintf("%s=%s", name, strings.Join(known.values, "|")))
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseMountOptions(t *testing.T) {
@@ -20,6 +21,7 @@ func TestParseMountOptions(t *testing.T) {
 		{[]string{"nosuid,nodev,suid,dev"}, root},
 		{[]string{"noatime,png=off,cache=strict,sync"}, change(func(o *mountOptions) { o.Atime, o.PNG, o.Cache, o.Sync = "noatime", "off", "strict", true })},
 		{[]string{"strictatime,memory=2G"}, change(func(o *mountOptions) { o.Atime, o.Memory = "strictatime", 2<<30 })},
+		{[]string{"timeout=90s"}, change(func(o *mountOptions) { o.Timeout = 90 * time.Second })},
 	} {
 		got := root
 		if err := parseMountOptions(&got, c.lists); err != nil || got != c.want {
@@ -35,7 +37,7 @@ func TestParseMountOptions(t *testing.T) {
 func TestParseMountOptionsRefuses(t *testing.T) {
 	for option, want := range map[string]string{
 		"turbo": `unknown mount option "turbo"`, "ro=1": `"ro=1" takes no value`, "png": "png is one of async, sync, off",
-		"png=maybe": "png is one of", "memory=lots": "no number", "cache=big": "cache is one of", "remount": "unmount it and mount it again",
+		"png=maybe": "png is one of", "memory=lots": "no number", "timeout=1": "at least a second", "cache=big": "cache is one of", "remount": "unmount it and mount it again",
 		"comment": `unknown mount option "comment"`, "defaults=1": "unknown mount option",
 	} {
 		o := defaultMountOptions(true)

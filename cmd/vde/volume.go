@@ -13,7 +13,7 @@ import (
 // openVolume opens the store of a mount; node is its place in a cluster, nil if it has none.
 func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
-	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node}
+	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node, Strict: o.Cache == "strict", Timeout: o.Timeout}
 	volume, err := replica.Open(cfg.Store, options)
 	if err != nil {
 		return nil, err

@@ -552,7 +552,7 @@ func (t *TCP) serveMessages(conn net.Conn, from uint64) error {
 		if err != nil {
 			return err
 		}
-		if m.GetFrom() != from || m.GetTo() != t.cfg.ID {
+		if m.GetFrom() != from && !forwarded(m) || m.GetTo() != t.cfg.ID {
 			return fmt.Errorf("%w: node %d sends a message from %d to %d", errFrame, from, m.GetFrom(), m.GetTo())
 		}
 		t.received.Add(1)
@@ -692,4 +692,10 @@ func (t *TCP) Close() error {
 	}
 	t.work.Wait()
 	return err
+}
+
+// forwarded tells whether a message may come from another node than the one that made it: a follower that is taken for the
+// leader passes proposals and requests for a read index on to the one it knows.
+func forwarded(m *pb.Message) bool {
+	return m.GetType() == pb.MsgProp || m.GetType() == pb.MsgReadIndex
 }

@@ -302,6 +302,11 @@ func (v *Volume) Unreference(ino meta.Ino) {
 
 // Read implements fs.Volume.
 func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error) {
+	if v.strict {
+		if err := v.barrier(ctx, ino); err != nil {
+			return 0, err
+		}
+	}
 	n, err := v.eng.Read(ctx, ino, off, dst)
 	switch {
 	case errors.Is(err, vde.ErrBadBlock):
@@ -491,10 +496,13 @@ func (v *Volume) CopyRange(ctx context.Context, src meta.Ino, srcOff uint64, dst
 }
 
 // Seek implements fs.Volume.
-func (v *Volume) Seek(_ context.Context, ino meta.Ino, off uint64, whence uint32) (uint64, error) {
+func (v *Volume) Seek(ctx context.Context, ino meta.Ino, off uint64, whence uint32) (uint64, error) {
 	hole := whence == unix.SEEK_HOLE
 	if !hole && whence != unix.SEEK_DATA {
 		return 0, syscall.EINVAL
+	}
+	if err := v.barrier(ctx, ino); err != nil {
+		return 0, err
 	}
 	at, found, err := v.eng.Seek(ino, off, hole)
 	switch {

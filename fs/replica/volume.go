@@ -34,6 +34,8 @@ type Options struct {
 	SegmentSize int64
 	// Cluster makes the volume a node of a cluster; nil: the store is this mount's alone.
 	Cluster *cluster.Config
+	// Strict makes every read of contents wait until it is current, too. Otherwise the open(2) before it has.
+	Strict bool
 	// Timeout is how long an operation waits for a majority of the nodes (default 30 s).
 	Timeout time.Duration
 	// CheckpointEvery and CacheSize: see vde.OpenOptions.
@@ -54,6 +56,7 @@ type Volume struct {
 	dir      string
 	log      logrus.FieldLogger
 	readOnly bool
+	strict   bool
 	eng      *vde.Engine
 	mgr      *consensus.Manager
 	node     *node // nil: no cluster
@@ -85,7 +88,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	if o.Logger == nil {
 		o.Logger = logrus.StandardLogger()
 	}
-	v := &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, opens: newOpens(), stop: make(chan struct{})}
+	v := &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, strict: o.Strict, opens: newOpens(), stop: make(chan struct{})}
 	if v.refMin = o.RefMin; v.refMin == 0 {
 		v.refMin = defaultRefMin
 	}

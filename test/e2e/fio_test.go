@@ -9,7 +9,7 @@ import (
 func TestFio(t *testing.T) {
 	need(t, "fio")
 	d := mounted(t, "1G")
-	const common = " --directory=$MNT --verify=crc32c --verify_fatal=1 --size=48M --end_fsync=1 --output-format=terse --randseed=7 "
+	const common = " --directory=$MNT --verify=crc32c --verify_fatal=1 --verify_state_save=0 --size=48M --end_fsync=1 --output-format=terse --randseed=7 "
 	jobs := map[string]string{
 		"seq-buffered":    "--rw=write --bs=128k --direct=0",
 		"seq-direct":      "--rw=write --bs=1M --direct=1 --ioengine=libaio --iodepth=8",
