@@ -28,7 +28,10 @@ type TCPConfig struct {
 	// is not loopback unless Insecure says so.
 	TLS      *tls.Config
 	Insecure bool
-	Logger   logrus.FieldLogger // nil: nobody is told
+	// Answer answers what other nodes ask with Call; nil: they are refused. It may be called from several goroutines and
+	// must not keep the question. ctx ends with Close.
+	Answer func(ctx context.Context, from uint64, question []byte) ([]byte, error)
+	Logger logrus.FieldLogger // nil: nobody is told
 
 	// Join is given connections of machines that are no nodes yet: those that offer JoinProtocol by ALPN. They
 	// need no certificate and cannot send anything to a group. The handshake is done and no deadline is set; the
@@ -463,6 +466,8 @@ func (t *TCP) serve(raw net.Conn) {
 		case err != nil:
 		case kind == kindSnapshot:
 			err = t.serveSnapshot(conn, from)
+		case kind == kindCall:
+			err = t.serveCall(conn, from)
 		default:
 			err = t.serveMessages(conn, from)
 		}

@@ -32,6 +32,7 @@ type connKind uint8
 const (
 	kindMessages connKind = 1
 	kindSnapshot connKind = 2
+	kindCall     connKind = 3
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -70,7 +71,7 @@ func decodeHello(b []byte) (hello, error) {
 	}
 	h := hello{kind: connKind(b[8]), from: binary.LittleEndian.Uint64(b[28:]), to: binary.LittleEndian.Uint64(b[36:])}
 	copy(h.cluster[:], b[12:])
-	if h.kind != kindMessages && h.kind != kindSnapshot {
+	if h.kind < kindMessages || h.kind > kindCall {
 		return hello{}, fmt.Errorf("transport: connection of unknown kind %d", h.kind)
 	}
 	return h, nil

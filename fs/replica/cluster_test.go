@@ -653,3 +653,52 @@ func testLogger() logrus.FieldLogger {
 	l.SetFormatter(&logrus.TextFormatter{TimestampFormat: "15:04:05.000", FullTimestamp: true})
 	return l
 }
+
+// TestClusterBitRot damages blocks under a node, which then has them from the others: when they are read, and when it scrubs.
+func TestClusterBitRot(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newTestCluster(t, 3, 0)
+	ino := mkfile(t, c.v(1), "f")
+	data := make([]byte, 64<<10)
+	for i := range data {
+		data[i] = byte(i * i >> 8)
+	}
+	if _, err := c.v(1).Write(ctx, ino, 0, data, 0); err != nil {
+		t.Fatal(err)
+	}
+	v := c.v(2)
+	if got := readAll(t, v, ino); !bytes.Equal(got, data) {
+		t.Fatal("other contents before anything was damaged")
+	}
+	rot := func(blocks ...uint64) {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(c.nodes[1].dir, "disk.vde"), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for _, block := range blocks {
+			err := v.eng.Meta().Extents(ino, block, block+1, func(x meta.Extent) (bool, error) {
+				_, err := f.WriteAt([]byte("rot"), int64(x.Phys+block-x.FileBlock)*blockSize+7)
+				return false, err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rot(0, 3, 4)
+	if got := readAll(t, v, ino); !bytes.Equal(got, data) {
+		t.Fatal("other contents than before the damage")
+	}
+	rot(9)
+	report, err := v.Scrub(ctx, vde.ScrubOptions{})
+	if err != nil || len(report.Bad) != 0 {
+		t.Errorf("scrub: %+v, %v", report, err)
+	}
+	if s := v.Status(); s.Repaired != 4 || s.ChecksumErrors == 0 {
+		t.Errorf("%d blocks were repaired, want 4; %d errors were counted", s.Repaired, s.ChecksumErrors)
+	}
+	c.consistent()
+}

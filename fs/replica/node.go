@@ -52,6 +52,8 @@ type node struct {
 	dies    func(step string) bool // set by tests: see Volume.step
 	dead    atomic.Bool            // set by tests: Close leaves everything as a crash would
 
+	repaired atomic.Uint64 // blocks that were replaced by what another node has
+
 	changed chan struct{} // a token: the membership may have changed
 
 	seenMu sync.Mutex
@@ -115,7 +117,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
 	var err error
 	n.transport, err = transport.ListenTCP(transport.TCPConfig{
-		ID: cfg.NodeID, Cluster: cfg.ClusterID, Listen: cfg.Listen, TLS: cfg.TLS, Join: cfg.OnJoin, Logger: v.log,
+		ID: cfg.NodeID, Cluster: cfg.ClusterID, Listen: cfg.Listen, TLS: cfg.TLS, Join: cfg.OnJoin, Answer: n.answer, Logger: v.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listening for the other nodes: %w", err)

@@ -308,6 +308,11 @@ func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 		}
 	}
 	n, err := v.eng.Read(ctx, ino, off, dst)
+	if errors.Is(err, vde.ErrBadBlock) {
+		if rerr := v.repair(ctx, ino, off, uint64(len(dst))); rerr == nil {
+			n, err = v.eng.Read(ctx, ino, off, dst)
+		}
+	}
 	switch {
 	case errors.Is(err, vde.ErrBadBlock):
 		err = errors.Join(syscall.EIO, err)

@@ -11,6 +11,7 @@ type Status struct {
 	Used           uint64        `json:"used"`
 	Inodes         uint64        `json:"inodes"`
 	ChecksumErrors uint64        `json:"checksum_errors"`
+	Repaired       uint64        `json:"repaired"`        // bad blocks that were replaced by what another node has
 	Error          string        `json:"error,omitempty"` // why the store stopped
 	Groups         []GroupStatus `json:"groups"`
 }
@@ -39,6 +40,9 @@ func (v *Volume) Status() Status {
 	}
 	if err := v.eng.Err(); err != nil {
 		s.Error = err.Error()
+	}
+	if v.node != nil {
+		s.Repaired = v.node.repaired.Load()
 	}
 	for _, g := range v.all() {
 		st := g.Status()
