@@ -26,7 +26,8 @@ type Options struct {
 	// MemTableSize bounds one memory table, in bytes (default 32 MiB).
 	MemTableSize uint64
 	Logger       pebble.Logger
-	// OnError is told of errors in the background (a failed flush): the store cannot become durable any more.
+	// OnError is told once why the store has stopped: something could not be written, or the barrier failed. From then on
+	// nothing becomes durable; commits into memory and reads go on, and Flush and Close return at once.
 	OnError func(error)
 	// OnFlush is told when a flush has ended.
 	OnFlush func()
@@ -38,7 +39,8 @@ type Options struct {
 
 // Store is an open key space. All methods may be called concurrently.
 type Store struct {
-	db *pebble.DB
+	db   *pebble.DB
+	gate *gate
 }
 
 // Open opens the store in dir.
@@ -51,8 +53,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	cache := pebble.NewCache(o.CacheSize)
 	defer cache.Unref()
+	g := newGate(o.Barrier, o.OnError)
 	opts := &pebble.Options{
-		FS:               barrierFS{o.FS, o.Barrier},
+		FS:               gateFS{o.FS, g},
 		Cache:            cache,
 		DisableWAL:       true,
 		ErrorIfNotExists: !o.Create,
@@ -67,7 +70,7 @@ func Open(dir string, o Options) (*Store, error) {
 		LBaseMaxBytes:               64 << 20,
 		FormatMajorVersion:          pebble.FormatNewest,
 		EventListener: &pebble.EventListener{
-			BackgroundError: o.OnError,
+			BackgroundError: g.fail,
 			// A damaged table is an error of whoever reads it; Pebble's own answer would be to end the process.
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				if o.Logger != nil {
@@ -85,18 +88,32 @@ func Open(dir string, o Options) (*Store, error) {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].FilterType = pebble.TableFilter
 	}
-	db, err := pebble.Open(dir, opts)
+	var db *pebble.DB
+	err := g.await(func() (err error) { db, err = pebble.Open(dir, opts); return err })
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
+		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, err), g.abandon())
 	}
-	return &Store{db: db}, nil
+	return &Store{db: db, gate: g}, nil
 }
 
-// Close closes the store. What was not flushed is not in it: the log has it.
-func (s *Store) Close() error { return s.db.Close() }
+// Close closes the store. What was not flushed is not in it: the log has it. Of a store that has stopped it leaves the
+// goroutines that are parked, with the files and the memory that they hold.
+func (s *Store) Close() error {
+	if s.gate.failed() == nil {
+		if err := s.gate.await(s.db.Close); s.gate.failed() == nil {
+			return err
+		}
+	}
+	return s.gate.abandon()
+}
 
 // Flush makes everything committed before the call durable, through the barrier.
-func (s *Store) Flush() error { return s.db.Flush() }
+func (s *Store) Flush() error {
+	if err := s.gate.failed(); err != nil {
+		return err
+	}
+	return s.gate.await(s.db.Flush)
+}
 
 // Metrics are Pebble's.
 func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
