@@ -73,6 +73,30 @@ type Join struct {
 // RemoveNode forgets a node and ends its sessions.
 type RemoveNode struct{ ID uint64 }
 
+// Freeze asks all other mounts to keep a file closed that is to be replaced (Replace). EAGAIN if it has not this version any
+// more, EBUSY if somebody else asks.
+type Freeze struct {
+	Session uint64
+	Ino     meta.Ino
+	Version uint64
+}
+
+// FreezeVote is a mount's answer: it keeps the file closed (Ready), or somebody has it open, which ends the freeze.
+type FreezeVote struct {
+	Session uint64
+	Ino     meta.Ino
+	Ready   bool
+}
+
+// Unfreeze ends a freeze of the session.
+type Unfreeze struct {
+	Session uint64
+	Ino     meta.Ino
+}
+
+func (*Freeze) Op() Op       { return OpFreeze }
+func (*FreezeVote) Op() Op   { return OpFreezeVote }
+func (*Unfreeze) Op() Op     { return OpUnfreeze }
 func (*BeginSession) Op() Op { return OpBeginSession }
 func (*EndSession) Op() Op   { return OpEndSession }
 func (*KeepAlive) Op() Op    { return OpKeepAlive }
@@ -82,6 +106,17 @@ func (*PutNode) Op() Op      { return OpPutNode }
 func (*PutInvite) Op() Op    { return OpPutInvite }
 func (*Join) Op() Op         { return OpJoin }
 func (*RemoveNode) Op() Op   { return OpRemoveNode }
+
+func (c *Freeze) encode(w *writer) { w.num(c.Session); w.num(uint64(c.Ino)); w.num(c.Version) }
+func (c *Freeze) decode(r *reader) { *c = Freeze{Session: r.num(), Ino: r.ino(), Version: r.num()} }
+
+func (c *FreezeVote) encode(w *writer) { w.num(c.Session); w.num(uint64(c.Ino)); w.bool(c.Ready) }
+func (c *FreezeVote) decode(r *reader) {
+	*c = FreezeVote{Session: r.num(), Ino: r.ino(), Ready: r.bool()}
+}
+
+func (c *Unfreeze) encode(w *writer) { w.num(c.Session); w.num(uint64(c.Ino)) }
+func (c *Unfreeze) decode(r *reader) { *c = Unfreeze{Session: r.num(), Ino: r.ino()} }
 
 func (c *BeginSession) encode(w *writer) { w.num(c.Session); w.num(c.Node) }
 func (c *BeginSession) decode(r *reader) { *c = BeginSession{Session: r.num(), Node: r.num()} }

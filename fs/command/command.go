@@ -53,6 +53,10 @@ const (
 	OpDropGroup Op = 31
 	OpRoute     Op = 32
 	OpSeal      Op = 33
+
+	OpFreeze     Op = 34
+	OpFreezeVote Op = 35
+	OpUnfreeze   Op = 36
 )
 
 // Forms of the encoding.
@@ -302,6 +306,12 @@ func empty(op Op) Command {
 		return &Route{}
 	case OpSeal:
 		return &Seal{}
+	case OpFreeze:
+		return &Freeze{}
+	case OpFreezeVote:
+		return &FreezeVote{}
+	case OpUnfreeze:
+		return &Unfreeze{}
 	}
 	return nil
 }

@@ -47,6 +47,9 @@ func samples() []Command {
 		&DropGroup{1<<16 - 1},
 		&Route{3, true, 1},
 		&Seal{},
+		&Freeze{7, 1<<48 | 5, 9},
+		&FreezeVote{7, 1<<48 | 5, true},
+		&Unfreeze{7, 1<<48 | 5},
 	}
 }
 

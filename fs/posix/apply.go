@@ -141,6 +141,12 @@ func (a *applier) apply(c command.Command) error {
 		err = a.putGroup(c)
 	case *command.DropGroup:
 		err = a.dropGroup(c)
+	case *command.Freeze:
+		err = a.freeze(c)
+	case *command.FreezeVote:
+		err = a.freezeVote(c)
+	case *command.Unfreeze:
+		err = a.unfreeze(c)
 	case *command.Seal:
 		err = a.seal()
 	case *command.Route:

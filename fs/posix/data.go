@@ -1,6 +1,7 @@
 package posix
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -148,10 +149,14 @@ func (a *applier) replace(c *command.Replace) error {
 		return syscall.EAGAIN
 	}
 	if len(c.Data) > 0 {
+		if ok, err := a.mayReplace(c.Ino); err != nil || !ok {
+			return errors.Join(syscall.EAGAIN, err)
+		}
 		if err := a.ReplaceContents(in, c.Data); err != nil {
 			return err
 		}
 		in.Version++
+		a.DeleteFact(freezeFact(c.Ino))
 	}
 	for _, x := range c.Xattrs {
 		a.SetXattr(in.Ino, x.Name, x.Value)

@@ -241,6 +241,9 @@ func (a *applier) beginSession(c *command.BeginSession) error {
 			}
 		}
 	}
+	if err := a.thaw(0); err != nil {
+		return err
+	}
 	if sessions, err = a.numbers(factSessions, 2); err != nil {
 		return err
 	}
@@ -261,6 +264,9 @@ func (a *applier) endSession(session uint64) error {
 		}
 	}
 	a.DeleteFact(numbered(factAck, session))
+	if err := a.thaw(session); err != nil {
+		return err
+	}
 	var names []string
 	collect := func(prefix string) error {
 		return a.Facts(prefix, func(name string, _ []byte) (bool, error) { names = append(names, name); return true, nil })

@@ -142,6 +142,12 @@ func slotOf(c command.Command) uint16 {
 		ino = c.Inos[0]
 	case *command.Lock:
 		ino = c.Ino
+	case *command.Freeze:
+		ino = c.Ino
+	case *command.FreezeVote:
+		ino = c.Ino
+	case *command.Unfreeze:
+		ino = c.Ino
 	case *command.Name:
 		ino = c.Parent
 	case *command.Unname:

@@ -99,7 +99,7 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		p.open.add(res.Inode.Ino)
 	}
 	if m.v.node != nil {
-		m.v.node.applied(p, &res, mine)
+		m.v.node.applied(m.slot, p, &res, mine)
 	}
 	if mine {
 		return outcome{res: res, err: res.Err, tx: tx}, nil

@@ -43,14 +43,19 @@ type node struct {
 	session atomic.Pointer[session]
 	renew   sync.Mutex // one renewal of the session at a time
 
-	kernel kernelQueue
-	locks  lockWaits
-	loose  *looseEnds
+	kernel  kernelQueue
+	locks   lockWaits
+	loose   *looseEnds
+	freezes freezes
 
 	lease   time.Duration          // sessionLease, less in tests
 	resolve time.Duration          // resolveAfter, less in tests
 	dies    func(step string) bool // set by tests: see Volume.step
 	dead    atomic.Bool            // set by tests: Close leaves everything as a crash would
+
+	jobsMu sync.Mutex
+	jobs   sync.WaitGroup // what applying has begun; Add with jobsMu held and over false
+	over   bool           // guarded by jobsMu
 
 	repaired atomic.Uint64 // blocks that were replaced by what another node has
 
@@ -114,6 +119,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	}
 	n := &node{v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolveAfter, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
 	n.kernel.wake = make(chan struct{}, 1)
+	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
 	var err error
 	n.transport, err = transport.ListenTCP(transport.TCPConfig{
@@ -327,7 +333,7 @@ func (n *node) heard(session, node, free uint64) {
 
 // applied is told of every command that has changed the state of a group on this node, in the order of its log. It must be
 // quick.
-func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
+func (n *node) applied(slot uint16, p *proposal, res *posix.Result, mine bool) {
 	if p.tag.Session != 0 {
 		n.heard(p.tag.Session, 0, 0)
 	}
@@ -343,13 +349,25 @@ func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
 	case *command.BeginSession:
 		n.heard(c.Session, c.Node, 0)
 		n.locks.wakeAll()
+		n.thawed(slot)
 	case *command.EndSession:
 		n.seenMu.Lock()
 		delete(n.seen, c.Session)
 		n.seenMu.Unlock()
 		n.locks.wakeAll()
+		n.thawed(slot)
+	case *command.Freeze:
+		if s := n.session.Load(); s != nil && s.id != c.Session {
+			n.asked(c.Ino)
+		}
+	case *command.FreezeVote, *command.Unfreeze:
+		n.thawed(slot)
+	case *command.Replace:
+		n.replaced(&res.Inode)
+		n.thawed(slot)
 	case *command.RemoveNode:
 		n.locks.wakeAll()
+		n.thawed(slot)
 		poke(n.changed)
 	case *command.PutNode, *command.Join, *command.PutGroup, *command.DropGroup, *command.Route:
 		poke(n.changed)
@@ -363,10 +381,30 @@ func (n *node) applied(p *proposal, res *posix.Result, mine bool) {
 	}
 }
 
+// begin runs something that applying must not wait for, unless the volume is being closed.
+func (n *node) begin(job func()) {
+	n.jobsMu.Lock()
+	defer n.jobsMu.Unlock()
+	if !n.over {
+		n.jobs.Go(job)
+	}
+}
+
+// finish waits for what has begun; nothing more is begun. Nothing may be proposed any more.
+func (n *node) finish() {
+	n.jobsMu.Lock()
+	n.over = true
+	n.jobsMu.Unlock()
+	n.jobs.Wait()
+}
+
 // restored is told that the state of a group was replaced by a snapshot.
 func (n *node) restored() {
 	n.locks.wakeAll()
 	poke(n.changed)
+	for _, g := range n.v.all() {
+		n.thawed(g.slot)
+	}
 }
 
 func poke(c chan struct{}) {

@@ -17,19 +17,12 @@ import (
 type PNGStats = recode.Stats
 
 // StartPNG has the volume re-encode PNG files, with a mode of async, sync or off for what no directory has a mode of its
-// own. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume and on a
-// node of a cluster it does nothing.
+// own. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume it does
+// nothing.
 func (v *Volume) StartPNG(mode string) error {
 	m, err := recode.ParseMode(mode)
 	if err != nil || v.readOnly {
 		return err
-	}
-	if v.node != nil {
-		// Nobody may have a file open when its contents are replaced, and this mount does not know who has on others.
-		if m != recode.Off {
-			v.log.Info("png: files of a cluster are left as they are")
-		}
-		return nil
 	}
 	r := recode.New(recodeStore{v}, recode.Options{Mode: m, Logger: v.log})
 	v.Watch(r)
@@ -55,6 +48,7 @@ var _ fs.SelfChanger = (*Volume)(nil)
 
 // Attach implements fs.SelfChanger.
 func (v *Volume) Attach(mount fs.Announcer) {
+	v.attachFreezes(mount)
 	if r := v.recoder(); r != nil {
 		r.Attach(mount)
 	}
@@ -118,12 +112,23 @@ func (s recodeStore) Swap(ctx context.Context, c *command.Replace, begin func(),
 		return recode.ErrBusy
 	}
 	defer s.v.opens.release(c.Ino)
+	if n := s.v.node; n != nil && len(c.Data) > 0 {
+		if err := n.freeze(ctx, c.Ino, c.Version); err != nil {
+			return err
+		}
+	}
 	begin()
 	res, err := s.v.change(ctx, c)
 	switch {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ESTALE):
+		if n := s.v.node; n != nil {
+			n.unfreeze(c.Ino)
+		}
 		return recode.ErrChanged
 	case err != nil:
+		if n := s.v.node; n != nil {
+			n.unfreeze(c.Ino)
+		}
 		// It may have been applied all the same: then the kernel has to know.
 		if in, e := s.v.Inode(ctx, c.Ino); e == nil && in.Version > c.Version {
 			applied(in)

@@ -113,6 +113,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		}
 		if v.node != nil {
 			err = errors.Join(err, v.node.transport.Close())
+			v.node.finish()
 		}
 		err = errors.Join(err, v.eng.Close())
 	}()
@@ -212,7 +213,9 @@ func (v *Volume) Close() (err error) {
 		if v.node != nil {
 			// What the others go on with must not reach the engine any more, so the logs are closed (and durable) first.
 			v.node.close()
-			err = errors.Join(err, v.mgr.Close(), v.node.transport.Close(), v.eng.Close())
+			err = errors.Join(err, v.mgr.Close(), v.node.transport.Close())
+			v.node.finish()
+			err = errors.Join(err, v.eng.Close())
 			return
 		}
 		// The engine's last checkpoint syncs the logs, so they are closed after it.
