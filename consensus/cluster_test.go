@@ -52,6 +52,8 @@ type cluster struct {
 	t     testing.TB
 	net   *transport.Network
 	nodes map[uint64]*clusterNode
+	// change, where it is set, changes the configuration that a node is started with.
+	change func(*Config)
 }
 
 type clusterNode struct {
@@ -63,8 +65,10 @@ type clusterNode struct {
 	g  *Group
 }
 
-func newCluster(t testing.TB, ids ...uint64) *cluster {
-	c := &cluster{t: t, net: transport.NewNetwork(), nodes: map[uint64]*clusterNode{}}
+func newCluster(t testing.TB, ids ...uint64) *cluster { return newClusterWith(t, nil, ids...) }
+
+func newClusterWith(t testing.TB, change func(*Config), ids ...uint64) *cluster {
+	c := &cluster{t: t, net: transport.NewNetwork(), nodes: map[uint64]*clusterNode{}, change: change}
 	for _, id := range ids {
 		c.nodes[id] = &clusterNode{id: id, fs: vfs.NewMem()}
 		c.start(id)
@@ -84,7 +88,11 @@ func (c *cluster) start(id uint64) {
 	for other := range uint64(9) {
 		n.tr.SetPeer(other, "memory")
 	}
-	m, err := Open(Config{FS: n.fs, Dir: "raft", NodeID: id, Transport: n.tr, TickInterval: 10 * time.Millisecond, SegmentSize: 4 << 10})
+	cfg := Config{FS: n.fs, Dir: "raft", NodeID: id, Transport: n.tr, TickInterval: 10 * time.Millisecond, SegmentSize: 4 << 10}
+	if c.change != nil {
+		c.change(&cfg)
+	}
+	m, err := Open(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -50,6 +50,13 @@ type Config struct {
 	// ElectionTicks (0: 10) to twice that starts an election.
 	TickInterval                  time.Duration
 	ElectionTicks, HeartbeatTicks int
+	// LogTail is how many bytes of log each replica of a group keeps although its own
+	// state machine needs them no more: for followers that are behind, which would
+	// need a snapshot else. 0: 64 MiB. A leader keeps what its slowest member lacks
+	// up to LogTailMax bytes (0: 1 GiB). The log is given up in whole segments, so it
+	// may be longer by one. What is behind a snapshot that is under way is kept
+	// whatever it takes: without it the snapshot would be in vain.
+	LogTail, LogTailMax int64
 	// LeaseReads lets a leader that heard from a majority within the last
 	// ElectionTicks serve reads without asking again. It assumes that no node's
 	// clock runs ElectionTicks slower or faster than another's within ElectionTicks,
@@ -66,6 +73,9 @@ type Config struct {
 	// sleepTicks is after how many ticks without anything to do a group sleeps; 0:
 	// twice ElectionTicks.
 	sleepTicks int
+	// fullTicks is for how many ticks the disk may be full before a group of several
+	// voters stops; 0: 1,200, a minute.
+	fullTicks int
 	// manual: no goroutine of the manager or its groups runs; see driver.
 	manual bool
 	fault  plantedFaults
@@ -88,8 +98,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.HeartbeatTicks == 0 {
 		c.HeartbeatTicks = 2
 	}
+	if c.LogTail == 0 {
+		c.LogTail = 64 << 20
+	}
+	if c.LogTailMax == 0 {
+		c.LogTailMax = max(1<<30, c.LogTail)
+	}
 	if c.sleepTicks == 0 {
 		c.sleepTicks = 2 * c.ElectionTicks
+	}
+	if c.fullTicks == 0 {
+		c.fullTicks = 1200
 	}
 	if c.Logger == nil {
 		quiet := logrus.New()
@@ -105,6 +124,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("consensus: Config.SyncInterval is %v, at most 1s is allowed", c.SyncInterval)
 	case c.TickInterval < 0 || c.HeartbeatTicks < 1 || c.ElectionTicks <= 2*c.HeartbeatTicks:
 		return c, fmt.Errorf("consensus: %d election ticks of %v with a heartbeat every %d: an election takes more than two heartbeats", c.ElectionTicks, c.TickInterval, c.HeartbeatTicks)
+	case c.LogTail < 0 || c.LogTailMax < c.LogTail:
+		return c, fmt.Errorf("consensus: Config.LogTail is %d and Config.LogTailMax %d: the first is positive and not above the second", c.LogTail, c.LogTailMax)
 	case c.Sync != SyncOnBarrier && c.Sync != SyncAlways:
 		return c, fmt.Errorf("consensus: Config.Sync is %d, which is no policy", c.Sync)
 	}

@@ -111,9 +111,12 @@ var (
 	ErrBadMembership = errors.New("consensus: the membership cannot be changed so")
 	// ErrTooLarge refuses a command larger than MaxCommandSize.
 	ErrTooLarge = logstore.ErrTooLarge
-	// ErrNotAppended is wrapped when a proposal was refused without a trace, as
-	// the disk is full. The group goes on.
+	// ErrNotAppended is wrapped when a proposal in a group that is alone was refused
+	// without a trace, as the disk is full. The group goes on.
 	ErrNotAppended = logstore.ErrNotAppended
+	// ErrDiskFull refuses a proposal on a node of several whose log has no room: this
+	// call did nothing. It can be made on another node, or later here.
+	ErrDiskFull = errors.New("consensus: the disk that holds the log is full")
 	// ErrCorrupt is wrapped when a group's files are damaged.
 	ErrCorrupt = logstore.ErrCorrupt
 )

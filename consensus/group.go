@@ -61,6 +61,7 @@ type Status struct {
 
 	Voters, Learners []uint64
 	Err              error // why it stopped
+	Full             error // why the log takes nothing now: the disk is full
 
 	// What waits, with several voters.
 	WaitingProposals, AppendQueue, ApplyQueue int
@@ -107,7 +108,7 @@ func (g *Group) usableLocked() error {
 //
 // When it returns nil, the entry is applied on this node and committed. Whether
 // it is also durable here is said by Config.Sync and Sync. An error that wraps
-// ErrNotAppended or ErrTooLarge means that nothing happened; one that wraps
+// ErrNotAppended, ErrDiskFull or ErrTooLarge means that nothing happened; one that wraps
 // ErrStopped, or ctx's, that nobody knows.
 func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error) {
 	if err := ctx.Err(); err != nil {
@@ -258,7 +259,8 @@ func (g *Group) ReadBarrier(ctx context.Context) error {
 
 // Compact tells the group that this node's state machine needs no entries up to
 // index any more: its own durable state holds them. The log gives them up when
-// it sees fit. An index beyond what is applied and durable is cut down to that.
+// it sees fit, and where others may need them keeps some (Config.LogTail). An index
+// beyond what is applied and durable is cut down to that.
 func (g *Group) Compact(index uint64) error {
 	if err := g.Err(); err != nil {
 		return err
@@ -266,6 +268,9 @@ func (g *Group) Compact(index uint64) error {
 	g.compactMu.Lock()
 	defer g.compactMu.Unlock()
 	index = min(index, g.applied.Load(), g.log.DurableIndex())
+	if rep := g.rep.Load(); rep != nil {
+		index = min(index, g.spare(rep))
+	}
 	switch err := g.log.CompactTo(index); {
 	case err == nil:
 		return nil
@@ -338,6 +343,9 @@ func (g *Group) open() error {
 	g.conf = &pb.ConfState{}
 	if err := proto.Unmarshal(hard.Conf, g.conf); err != nil {
 		return fmt.Errorf("%w: the membership in the hard state of %s: %w", ErrCorrupt, g.dir, err)
+	}
+	if err := g.removeParts(); err != nil {
+		return fmt.Errorf("removing what snapshots left in %s: %w", g.dir, err)
 	}
 	log, err := logstore.OpenFile(logstore.FileOptions{
 		FS: g.m.cfg.FS, Dir: g.dir, SegmentSize: g.m.cfg.SegmentSize, Logger: g.m.cfg.Logger.WithField("group", string(g.name)),

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -29,12 +29,15 @@ import (
 // With Config.manual none of them runs: the simulator calls appendOnce, applyOnce
 // and sendSnapshot when it sees fit.
 type driver struct {
-	snapOut             []*pb.Message     // with Config.manual: snapshots to send
-	appending, applying bool              // guarded by Group.mu
-	work                sync.WaitGroup    // Add with Group.mu held and closed false
-	applyMu             sync.Mutex        // held over Apply, Snapshot and Restore; before Group.mu
-	incomingMu          sync.Mutex        // guards incoming
-	incoming            map[uint64]string // by index: the file of a received snapshot
+	snapOut             []*pb.Message  // with Config.manual: snapshots to send
+	appending, applying bool           // guarded by Group.mu
+	unfinished          *appendWork    // found the disk full; guarded by Group.mu
+	stalled             atomic.Bool    // unfinished is not nil
+	unapplied           *applyWork     // its membership could not be saved; guarded by Group.mu
+	unsaved             atomic.Bool    // unapplied is not nil
+	work                sync.WaitGroup // Add with Group.mu held and closed false
+	applyMu             sync.Mutex     // held over Apply, Snapshot and Restore; before Group.mu
+	incoming            incomingSnapshots
 }
 
 // startReplica makes the group one of several voters. The caller holds g.mu, and
@@ -46,7 +49,7 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		saveState:     func(s logstore.HardState) error { return logstore.WriteState(g.m.cfg.FS, g.dir, s) },
 		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
 		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
-		leaseReads: g.m.cfg.LeaseReads, sleepTicks: g.m.cfg.sleepTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
+		leaseReads: g.m.cfg.LeaseReads, sleepTicks: g.m.cfg.sleepTicks, fullTicks: g.m.cfg.fullTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
 		canSnapshot: canSnapshot, fault: g.m.cfg.fault,
 	})
 	if err != nil {
@@ -71,7 +74,9 @@ func (g *Group) stepReplica(rep *replica, step func() error) error {
 		return err
 	}
 	err := step()
-	if err != nil && !errors.Is(err, raft.ErrProposalDropped) {
+	if errors.Is(err, errFull) {
+		err = fullErr(g.name, rep.full)
+	} else if err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		return g.stopReplicaLocked(rep, err)
 	}
 	g.pumpLocked(rep)
@@ -121,19 +126,43 @@ func (g *Group) pumpLocked(rep *replica) {
 func (g *Group) appendLoop(rep *replica) {
 	defer g.drive.work.Done()
 	for g.appendOnce(rep) {
+		if g.drive.stalled.Load() {
+			g.waitForRoom()
+		}
 	}
+}
+
+func (g *Group) waitForRoom() {
+	select {
+	case <-time.After(fullRetry):
+	case <-g.done:
+	}
+}
+
+func (g *Group) sayFull(full bool, err error) {
+	if full {
+		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: the disk is full, this node waits", g.name)
+		return
+	}
+	g.m.cfg.Logger.Infof("raft group %s: there is room on the disk again", g.name)
 }
 
 func (g *Group) applyLoop(rep *replica) {
 	defer g.drive.work.Done()
 	for g.applyOnce(rep) {
+		if g.drive.unsaved.Load() {
+			g.waitForRoom()
+		}
 	}
 }
 
 // appendOnce does the work that is due on the log; false if there was none.
 func (g *Group) appendOnce(rep *replica) bool {
 	g.mu.Lock()
-	w := rep.takeAppend()
+	w := g.drive.unfinished
+	if w == nil {
+		w = rep.takeAppend()
+	}
 	if w == nil || g.usableLocked() != nil {
 		g.drive.appending = false
 		g.mu.Unlock()
@@ -145,8 +174,17 @@ func (g *Group) appendOnce(rep *replica) bool {
 	<-g.m.syncSlots
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err == nil {
-		g.last.Store(g.log.LastIndex())
+	g.last.Store(g.log.LastIndex())
+	full := errors.Is(err, ErrNotAppended)
+	if was := g.drive.stalled.Swap(full); was != full && (full || err == nil) {
+		g.sayFull(full, err)
+	}
+	g.drive.unfinished = nil
+	switch {
+	case full:
+		g.drive.unfinished = w
+		err = rep.stalled(err)
+	case err == nil:
 		err = rep.appended(w)
 	}
 	if err != nil {
@@ -159,23 +197,32 @@ func (g *Group) appendOnce(rep *replica) bool {
 // applyOnce applies one batch of committed entries; false if there was none.
 func (g *Group) applyOnce(rep *replica) bool {
 	g.mu.Lock()
-	m := rep.takeApply()
-	if m == nil || g.usableLocked() != nil {
+	w := g.drive.unapplied
+	if w == nil {
+		w = rep.takeApply()
+	}
+	if w == nil || g.usableLocked() != nil {
 		g.drive.applying = false
 		g.mu.Unlock()
 		return false
 	}
-	tickets := rep.takeTickets(m.GetEntries())
 	g.mu.Unlock()
-	err := g.applyBatch(rep, m.GetEntries(), tickets)
+	err := g.applyBatch(rep, w)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err == nil {
-		err = rep.appliedAll(m)
+	full := errors.Is(err, errConfUnsaved)
+	g.drive.unapplied = nil
+	g.drive.unsaved.Store(full)
+	switch {
+	case full:
+		g.drive.unapplied = w
+		err = rep.stalled(err)
+	case err == nil:
+		err = rep.appliedAll(w.m)
 	}
 	if err != nil {
 		err = g.stopReplicaLocked(rep, err)
-		for _, t := range tickets {
+		for _, t := range w.tickets {
 			if t != nil {
 				t.finish(nil, err)
 			}
@@ -185,11 +232,18 @@ func (g *Group) applyOnce(rep *replica) bool {
 	return true
 }
 
-// applyBatch applies committed entries.
-func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) error {
+// applyBatch applies committed entries. After errConfUnsaved it can be called again
+// and goes on from there.
+func (g *Group) applyBatch(rep *replica, w *applyWork) error {
 	g.drive.applyMu.Lock()
 	defer g.drive.applyMu.Unlock()
-	for i, e := range es {
+	if w.conf != nil {
+		if err := g.saveConf(rep, w); err != nil {
+			return err
+		}
+	}
+	tickets := w.tickets
+	for i, e := range w.m.GetEntries() {
 		index := e.GetIndex()
 		if index <= g.applied.Load() {
 			// A snapshot came in between and holds it.
@@ -200,7 +254,7 @@ func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) erro
 		}
 		switch d := e.GetData(); {
 		case e.GetType() != pb.EntryNormal:
-			if err := g.applyConf(rep, e); err != nil {
+			if err := g.applyConf(rep, w, e); err != nil {
 				return err
 			}
 		case len(d) >= tagSize:
@@ -227,16 +281,33 @@ func (g *Group) applyBatch(rep *replica, es []*pb.Entry, tickets []*ticket) erro
 	return nil
 }
 
-func (g *Group) applyConf(rep *replica, e *pb.Entry) error {
+func (g *Group) applyConf(rep *replica, w *applyWork, e *pb.Entry) error {
 	g.mu.Lock()
 	conf, t, err := rep.applyConf(e)
 	g.mu.Unlock()
 	if err == nil && conf != nil {
-		err = rep.saveConf(conf, e.GetIndex())
+		w.conf, w.confIndex, w.confTicket = conf, e.GetIndex(), t
+		return g.saveConf(rep, w)
 	}
 	if t != nil {
 		t.finish(nil, err)
 	}
+	return err
+}
+
+// saveConf makes the membership durable that w has come to.
+func (g *Group) saveConf(rep *replica, w *applyWork) error {
+	err := rep.saveConf(w.conf, w.confIndex)
+	if errors.Is(err, ErrNotAppended) {
+		return fmt.Errorf("%w: %v", errConfUnsaved, err)
+	}
+	if err == nil {
+		g.applied.Store(w.confIndex)
+	}
+	if w.confTicket != nil {
+		w.confTicket.finish(nil, err)
+	}
+	w.conf, w.confTicket = nil, nil
 	return err
 }
 
@@ -384,7 +455,10 @@ func (g *Group) ensureReplica() (*replica, error) {
 		if err := c.Consolidate(); err != nil {
 			return nil, g.stop(err)
 		}
-		if err := g.log.Reset(g.last.Load(), g.log.LastTerm()); err != nil {
+		switch err := g.log.Reset(g.last.Load(), g.log.LastTerm()); {
+		case errors.Is(err, ErrNotAppended):
+			return nil, fullErr(g.name, err)
+		case err != nil:
 			return nil, g.stop(err)
 		}
 	}
@@ -429,119 +503,6 @@ func (g *Group) TransferLeader(ctx context.Context, node uint64) error {
 			return fmt.Errorf("handing group %s to node %d: %w", g.name, node, err)
 		}
 	}
-}
-
-// sendSnapshot sends the state machine's state to the follower that m is for.
-func (g *Group) sendSnapshot(rep *replica, m *pb.Message) {
-	err := g.trySendSnapshot(rep, m)
-	if err != nil {
-		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: sending a snapshot to node %d failed", g.name, m.GetTo())
-	}
-	if err == nil {
-		g.m.metrics.snapshotsSent.WithLabelValues(string(g.name)).Inc()
-	}
-	_ = g.stepReplica(rep, func() error { return rep.snapshotSent(m.GetTo(), err == nil) })
-}
-
-func (g *Group) trySendSnapshot(rep *replica, m *pb.Message) error {
-	data, err := g.openSnapshot(rep, m)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() { // ends with ctx
-		select {
-		case <-g.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return g.m.cfg.Transport.SendSnapshot(ctx, string(g.name), m, data)
-}
-
-// openSnapshot takes a snapshot and makes m describe it.
-func (g *Group) openSnapshot(rep *replica, m *pb.Message) (io.ReadCloser, error) {
-	g.drive.applyMu.Lock()
-	defer g.drive.applyMu.Unlock()
-	sm, ok := g.sm.(Snapshotter)
-	if !ok {
-		return nil, errors.New("the state machine makes no snapshots")
-	}
-	index := g.applied.Load()
-	term, err := g.log.Term(index)
-	if err != nil {
-		return nil, err
-	}
-	data, err := sm.Snapshot()
-	if err != nil {
-		return nil, err
-	}
-	m.Snapshot = &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: rep.store.membership()}}
-	return data, nil
-}
-
-// receiveSnapshot keeps a snapshot's data in a file and hands its message to the
-// engine, which says later whether to install it.
-func (g *Group) receiveSnapshot(rep *replica, m *pb.Message, data io.Reader) error {
-	index := m.GetSnapshot().GetMetadata().GetIndex()
-	if index <= g.applied.Load() {
-		return g.stepReplica(rep, func() error { return rep.step(m) }) // the engine answers
-	}
-	g.drive.incomingMu.Lock()
-	defer g.drive.incomingMu.Unlock()
-	path := g.m.cfg.FS.PathJoin(g.dir, fmt.Sprintf("snapshot-%016x.part", index))
-	f, err := g.m.cfg.FS.Create(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return fmt.Errorf("receiving a snapshot: %w", err)
-	}
-	_, err = io.Copy(f, data)
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = g.m.cfg.FS.Remove(path)
-		return fmt.Errorf("receiving a snapshot: %w", err)
-	}
-	if g.drive.incoming == nil {
-		g.drive.incoming = map[uint64]string{}
-	}
-	g.drive.incoming[index] = path
-	return g.stepReplica(rep, func() error { return rep.step(m) })
-}
-
-// install makes the state machine what a received snapshot says.
-func (g *Group) install(s *pb.Snapshot) error {
-	index, term := s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
-	sm, ok := g.sm.(Snapshotter)
-	if !ok {
-		return errors.New("the state machine takes no snapshots")
-	}
-	g.drive.incomingMu.Lock()
-	path, ok := g.drive.incoming[index]
-	g.drive.incomingMu.Unlock()
-	if !ok {
-		return fmt.Errorf("the data of snapshot %d is not here", index)
-	}
-	f, err := g.m.cfg.FS.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	g.drive.applyMu.Lock()
-	defer g.drive.applyMu.Unlock()
-	if err := sm.Restore(index, term, f); err != nil {
-		return err
-	}
-	g.applied.Store(index)
-	g.m.metrics.snapshotsReceived.WithLabelValues(string(g.name)).Inc()
-	g.drive.incomingMu.Lock()
-	defer g.drive.incomingMu.Unlock()
-	for i, path := range g.drive.incoming {
-		if i <= index {
-			delete(g.drive.incoming, i)
-			_ = g.m.cfg.FS.Remove(path)
-		}
-	}
-	return nil
 }
 
 // tickLoop gives the groups with several voters their time.

@@ -49,10 +49,18 @@ type replica struct {
 
 	onLeader func() // called when another leader is seen, may be nil
 
-	ticks   uint64
-	leader  uint64
-	state   raft.StateType
-	applied uint64 // handed to the state machine and done
+	ticks uint64
+	// full says why the log takes nothing now, nil while it does. fullSince is the
+	// tick in which that began.
+	full      error
+	fullSince uint64
+	fullTicks uint64 // how long it may last, constant
+	working   int    // pieces of work that were taken and not given back
+	leader    uint64
+	state     raft.StateType
+	applied   uint64 // handed to the state machine and done
+
+	sent map[uint64]sentSnapshot // by member
 
 	seq       uint64 // of the next proposal or read of this node
 	sleep     sleeper
@@ -110,7 +118,7 @@ type replicaConfig struct {
 	logger    raft.Logger
 
 	electionTicks, heartbeatTicks int
-	sleepTicks                    int
+	sleepTicks, fullTicks         int
 	leaseReads                    bool
 	onLeader                      func()
 	// canSnapshot: the state machine can make snapshots.
@@ -134,6 +142,7 @@ func newReplica(c replicaConfig) (*replica, error) {
 		proposals: map[uint64]*ticket{},
 		fault:     c.fault,
 		onLeader:  c.onLeader,
+		fullTicks: uint64(c.fullTicks),
 	}
 	r.sleep.after, r.sleep.never = uint64(c.sleepTicks), c.leaseReads
 	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
@@ -236,6 +245,10 @@ func (r *replica) tick() error {
 				return err
 			}
 		}
+		r.forgetSnapshots()
+		if r.full != nil {
+			r.giveWay()
+		}
 		r.maybeSleep()
 		return nil
 	})
@@ -251,6 +264,9 @@ func (r *replica) step(m *pb.Message) error {
 		sleep := isLullaby(m)
 		if sleep {
 			m.Context = nil
+		}
+		if r.full != nil && (m.GetType() == pb.MsgProp || m.GetType() == pb.MsgTimeoutNow) {
+			return nil // somebody else should lead
 		}
 		if n := len(m.GetContext()); n != 0 && n != 8 && (m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgHeartbeatResp) {
 			return nil // the engine would read it as a number
@@ -282,6 +298,9 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 	data := append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
 	return r.do(func() error {
 		r.wake()
+		if r.full != nil {
+			return errFull
+		}
 		if r.leader == 0 {
 			return raft.ErrProposalDropped
 		}
@@ -317,6 +336,9 @@ func (r *replica) proposeConf(cc *pb.ConfChangeV2, t *ticket) error {
 	seq := r.seq
 	return r.do(func() error {
 		r.wake()
+		if r.full != nil {
+			return errFull
+		}
 		if r.leader == 0 {
 			return raft.ErrProposalDropped
 		}
@@ -355,6 +377,7 @@ func (r *replica) unreachable(peer uint64) error {
 func (r *replica) snapshotSent(peer uint64, ok bool) error {
 	status := raft.SnapshotFinish
 	if !ok {
+		delete(r.sent, peer)
 		status = raft.SnapshotFailure
 	}
 	return r.do(func() error { r.rn.ReportSnapshot(peer, status); return nil })
@@ -389,6 +412,10 @@ type appendWork struct {
 	responses []*pb.Message
 	// installed is the snapshot that came with it, if any.
 	installed *pb.Snapshot
+	// What run has done so far: it goes on from there when it is called again after
+	// a full disk.
+	restored bool
+	appended int // of msgs
 }
 
 // takeAppend returns the work that is due on the log, nil if none.
@@ -396,6 +423,7 @@ func (r *replica) takeAppend() *appendWork {
 	if len(r.appendQ) == 0 {
 		return nil
 	}
+	r.working++
 	w := &appendWork{r: r}
 	for len(r.appendQ) > 0 {
 		m := r.appendQ[0]
@@ -415,7 +443,8 @@ func (r *replica) takeAppend() *appendWork {
 }
 
 // run does the work. install is called for a snapshot; it returns when the state
-// machine holds it durably.
+// machine holds it durably. An error that wraps ErrNotAppended means that the disk
+// is full: run may be called again when it is not.
 func (w *appendWork) run(install func(*pb.Snapshot) error) error {
 	r := w.r
 	// First the state: the log must not hold entries of a term that it does not know.
@@ -439,14 +468,18 @@ func (w *appendWork) run(install func(*pb.Snapshot) error) error {
 		}
 	}
 	wrote := false
-	for _, m := range w.msgs {
+	for i, m := range w.msgs {
 		if len(m.GetEntries()) == 0 {
 			continue
 		}
 		wrote = true
+		if i < w.appended {
+			continue
+		}
 		if err := r.appendEntries(m.GetEntries()); err != nil {
 			return err
 		}
+		w.appended = i + 1
 	}
 	if wrote && !r.fault.ackBeforeSync {
 		return r.log.Sync()
@@ -457,8 +490,11 @@ func (w *appendWork) run(install func(*pb.Snapshot) error) error {
 // runInstall makes the state machine and the log what the snapshot says.
 func (w *appendWork) runInstall(s *pb.Snapshot, install func(*pb.Snapshot) error) error {
 	r := w.r
-	if err := install(s); err != nil {
-		return fmt.Errorf("installing a snapshot of entry %d: %w", s.GetMetadata().GetIndex(), err)
+	if !w.restored {
+		if err := install(s); err != nil {
+			return fmt.Errorf("installing a snapshot of entry %d: %w", s.GetMetadata().GetIndex(), err)
+		}
+		w.restored = true
 	}
 	meta := s.GetMetadata()
 	if err := r.log.Reset(meta.GetIndex(), meta.GetTerm()); err != nil {
@@ -480,12 +516,16 @@ func (w *appendWork) runInstall(s *pb.Snapshot, install func(*pb.Snapshot) error
 func (r *replica) updateHard(change func(*logstore.HardState) (save bool)) error {
 	r.hardMu.Lock()
 	defer r.hardMu.Unlock()
-	if !change(&r.hard) {
-		return nil
+	hard := r.hard
+	if change(&hard) {
+		save := hard
+		save.Commit = min(save.Commit, r.log.DurableIndex())
+		if err := r.saveState(save); err != nil {
+			return err // the change is made, and saved, when it is tried again
+		}
 	}
-	save := r.hard
-	save.Commit = min(save.Commit, r.log.DurableIndex())
-	return r.saveState(save)
+	r.hard = hard
+	return nil
 }
 
 func (r *replica) appendEntries(es []*pb.Entry) error {
@@ -507,6 +547,8 @@ func (r *replica) appendEntries(es []*pb.Entry) error {
 
 // appended takes finished work back: what waited for it is sent.
 func (r *replica) appended(w *appendWork) error {
+	r.working--
+	r.full = nil
 	return r.do(func() error {
 		if s := w.installed; s != nil {
 			meta := s.GetMetadata()
@@ -530,15 +572,26 @@ func (r *replica) deliver(msgs []*pb.Message) error {
 	return nil
 }
 
+// applyWork is a batch of committed entries for the state machine.
+type applyWork struct {
+	m       *pb.Message
+	tickets []*ticket // beside each entry, see takeTickets
+	// The membership that the last entry brought, where it could not be saved yet.
+	conf       []byte
+	confIndex  uint64
+	confTicket *ticket
+}
+
 // takeApply returns the committed entries that are to be applied, nil if none.
-func (r *replica) takeApply() *pb.Message {
+func (r *replica) takeApply() *applyWork {
 	if len(r.applyQ) == 0 {
 		return nil
 	}
+	r.working++
 	m := r.applyQ[0]
 	r.applyQ[0] = nil
 	r.applyQ = r.applyQ[1:]
-	return m
+	return &applyWork{m: m, tickets: r.takeTickets(m.GetEntries())}
 }
 
 // takeTickets returns, beside each entry, the ticket of the proposal that it is,
@@ -620,6 +673,7 @@ func (r *replica) saveConf(conf []byte, index uint64) error {
 
 // appliedAll takes a batch of applied entries back.
 func (r *replica) appliedAll(m *pb.Message) error {
+	r.working--
 	return r.do(func() error {
 		es := m.GetEntries()
 		last := es[len(es)-1]
@@ -643,6 +697,7 @@ func (r *replica) describe(s *Status) {
 	s.Commit = st.HardState.GetCommit()
 	conf := r.store.membership()
 	s.WaitingProposals, s.AppendQueue, s.ApplyQueue = len(r.proposals), len(r.appendQ), len(r.applyQ)
+	s.Full = r.full
 	s.Voters, s.Learners = conf.GetVoters(), conf.GetLearners()
 }
 

@@ -248,7 +248,7 @@ func (l *FileLogStore) writeFailedLocked(seg *segment, err error) error {
 	if _, zerr := seg.file.WriteAt(zeros[:recordHeader], seg.end); zerr != nil && !isFull(zerr) {
 		return l.failLocked("undoing a failed write to "+seg.name()+logSuffix, zerr)
 	}
-	return fmt.Errorf("%w to %s%s: %w", ErrNotAppended, seg.name(), logSuffix, err)
+	return fmt.Errorf("%w to %s: %w", ErrNotAppended, l.path(seg.name()+logSuffix), err)
 }
 
 // preallocateLocked reserves disk space up to offset need of the active segment,
@@ -262,11 +262,11 @@ func (l *FileLogStore) preallocateLocked(seg *segment, need int64) error {
 	err := seg.file.Preallocate(l.prealloc, to-l.prealloc)
 	if err != nil && isFull(err) {
 		if to == need {
-			return fmt.Errorf("%w to %s%s: no room for it: %w", ErrNotAppended, seg.name(), logSuffix, err)
+			return fmt.Errorf("%w to %s: no room for it: %w", ErrNotAppended, l.path(seg.name()+logSuffix), err)
 		}
 		to = need
 		if err = seg.file.Preallocate(l.prealloc, to-l.prealloc); err != nil && isFull(err) {
-			return fmt.Errorf("%w to %s%s: no room for it: %w", ErrNotAppended, seg.name(), logSuffix, err)
+			return fmt.Errorf("%w to %s: no room for it: %w", ErrNotAppended, l.path(seg.name()+logSuffix), err)
 		}
 	}
 	// Any other error means that the filesystem cannot do it; the write will tell.
@@ -330,7 +330,7 @@ func (l *FileLogStore) addSegmentLocked(first, prevTerm uint64, fresh bool) (*se
 	}
 	if err != nil {
 		if isFull(err) {
-			return nil, fmt.Errorf("%w: making segment %s%s: %w", ErrNotAppended, seg.name(), logSuffix, err)
+			return nil, fmt.Errorf("%w: making segment %s: %w", ErrNotAppended, path, err)
 		}
 		return nil, l.failLocked("making segment "+seg.name()+logSuffix, err)
 	}
@@ -650,6 +650,18 @@ func (l *FileLogStore) CompactTo(index uint64) error {
 	l.mu.Unlock()
 	l.syncMu.Unlock()
 	return l.removeSegments(dead)
+}
+
+// Tail implements LogStore.
+func (l *FileLogStore) Tail(bytes int64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := len(l.segs) - 1; i >= 0; i-- {
+		if bytes -= l.segs[i].end - segmentHeader; bytes <= 0 {
+			return l.segs[i].first - 1
+		}
+	}
+	return l.first - 1
 }
 
 // FirstIndex implements LogStore.

@@ -118,6 +118,11 @@ type LogStore interface {
 	// may be lower than index+1 afterwards, never higher.
 	CompactTo(index uint64) error
 
+	// Tail returns an index behind which the entries take at least bytes, and with
+	// the unit in which CompactTo gives up no more than that: what CompactTo is given
+	// to keep so much. FirstIndex()-1 where the whole log takes less.
+	Tail(bytes int64) uint64
+
 	// Reset empties the log, as if everything up to index (whose term is term)
 	// had been compacted: the next entry appended is index+1.
 	Reset(index, term uint64) error

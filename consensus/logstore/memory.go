@@ -121,6 +121,17 @@ func (l *MemoryLogStore) CompactTo(index uint64) error {
 	return nil
 }
 
+// Tail implements LogStore.
+func (l *MemoryLogStore) Tail(bytes int64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.entries)
+	for ; n > 0 && bytes > 0; n-- {
+		bytes -= recordSize(len(l.entries[n-1].Data))
+	}
+	return l.base + uint64(n)
+}
+
 // Reset implements LogStore.
 func (l *MemoryLogStore) Reset(index, term uint64) error {
 	l.mu.Lock()

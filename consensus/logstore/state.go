@@ -84,7 +84,8 @@ func DecodeState(b []byte) (HardState, error) {
 }
 
 // WriteState replaces the hard state in dir by s. When it returns nil, s is
-// durable; whenever it is interrupted, the old or the new one is there, whole.
+// durable; whenever it is interrupted, the old or the new one is there, whole. An
+// error that wraps ErrNotAppended means that the old one is, as the disk is full.
 func WriteState(fs vfs.FS, dir string, s HardState) error {
 	name := fs.PathJoin(dir, stateName)
 	if err := replaceFile(fs, dir, name, EncodeState(s)); err != nil {
@@ -97,18 +98,26 @@ func replaceFile(fs vfs.FS, dir, name string, data []byte) error {
 	tmp := name + ".tmp"
 	f, err := fs.Create(tmp, diskCategory)
 	if err != nil {
-		return err
+		return notWritten(err)
 	}
 	if _, err = f.Write(data); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return notWritten(err)
 	}
 	if err := fs.Rename(tmp, name); err != nil {
 		return err
 	}
 	return SyncDir(fs, dir)
+}
+
+// notWritten marks an error before anything was replaced as one to try again after, where it is for lack of room.
+func notWritten(err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", ErrNotAppended, err)
+	}
+	return err
 }
 
 // SyncDir makes the entries of a directory durable.

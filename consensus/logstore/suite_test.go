@@ -104,6 +104,38 @@ func TestSuiteEmpty(t *testing.T) {
 	})
 }
 
+// TestSuiteTail: giving up what Tail says leaves at least as many bytes as asked for.
+func TestSuiteTail(t *testing.T) {
+	eachImplementation(t, func(t *testing.T, h harness) {
+		l := mustOpen(t, h)
+		defer l.Close()
+		fill(t, l, 1, 500, 1)
+		if err := l.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		for _, keep := range []int64{1 << 40, 20_000, 3_000, 100, 1} {
+			at := l.Tail(keep)
+			if keep > 1<<30 && at != l.FirstIndex()-1 {
+				t.Fatalf("Tail(%d) = %d, the log starts at %d", keep, at, l.FirstIndex())
+			}
+			if err := l.CompactTo(at); err != nil {
+				t.Fatal(err)
+			}
+			first, left := l.FirstIndex(), int64(0)
+			for i := first; i <= 500; i++ {
+				left += recordSize(len(entry(i, 1).Data))
+			}
+			// The sync mark behind the last entry counts as well.
+			if first > 1 && (left+recordHeader < keep || h.exact && left > keep+100) {
+				t.Fatalf("Tail(%d) = %d leaves %d bytes", keep, at, left)
+			}
+			if first != at+1 {
+				t.Fatalf("Tail(%d) = %d, CompactTo gave up to %d", keep, at, first-1)
+			}
+		}
+	})
+}
+
 func TestSuiteReset(t *testing.T) {
 	eachImplementation(t, func(t *testing.T, h harness) {
 		l := mustOpen(t, h)

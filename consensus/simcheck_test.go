@@ -1,0 +1,192 @@
+package consensus
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// checkApply: no two nodes apply different things at one index.
+func (s *sim) checkApply(m *simMachine, index uint64, e simEntry) {
+	if first, ok := s.committed[m.group][index]; ok && first != e {
+		s.fail("group %s: node %d applied %q (term %d) as entry %d, another one %q (term %d)",
+			m.group, m.n.id, e.cmd, e.term, index, first.cmd, first.term)
+	}
+	s.committed[m.group][index] = e
+	if key := (simFirst{m.group, e.cmd}); s.applied[key] == 0 {
+		s.applied[key] = s.now
+	}
+}
+
+// checkVote: a node votes for one candidate in a term, however often it crashes.
+func (s *sim) checkVote(from uint64, group string, m *pb.Message) {
+	if m.GetType() != pb.MsgVoteResp || m.GetReject() {
+		return
+	}
+	key := fmt.Sprintf("%s/%d/%d", group, from, m.GetTerm())
+	if who, voted := s.votes[key]; voted && who != m.GetTo() {
+		s.fail("group %s: node %d votes for node %d and for node %d in term %d", group, from, who, m.GetTo(), m.GetTerm())
+	}
+	s.votes[key] = m.GetTo()
+}
+
+// check verifies the invariants that hold at every moment.
+func (s *sim) check() {
+	for _, n := range s.nodes {
+		if !n.up {
+			continue
+		}
+		for _, g := range n.replicas() {
+			rep := g.rep.Load()
+			if rep.sleep.asleep.Load() {
+				s.asleep++
+			}
+			if rep.state != raft.StateLeader {
+				continue
+			}
+			st := rep.rn.BasicStatus()
+			key := fmt.Sprintf("%s/%d", g.name, st.HardState.GetTerm())
+			who, known := s.leaders[key]
+			if known && who != n.id {
+				s.fail("group %s has two leaders in term %d: %d and %d", g.name, st.HardState.GetTerm(), who, n.id)
+			}
+			if !known {
+				s.leaders[key] = n.id
+				s.checkCompleteness(n, g)
+			}
+		}
+	}
+	if s.now%25 == 0 {
+		s.checkLogs()
+	}
+}
+
+// logTerms returns the terms of a node's log, the entries included that are still
+// on their way to it.
+func logTerms(g *Group) (first uint64, terms []uint64) {
+	first = g.log.FirstIndex()
+	for i := first; i <= g.log.LastIndex(); i++ {
+		term, err := g.log.Term(i)
+		if err != nil {
+			break
+		}
+		terms = append(terms, term)
+	}
+	for _, m := range g.rep.Load().appendQ {
+		for _, e := range m.GetEntries() {
+			if e.GetIndex() >= first && e.GetIndex()-first <= uint64(len(terms)) {
+				terms = append(terms[:e.GetIndex()-first], e.GetTerm())
+			}
+		}
+	}
+	return first, terms
+}
+
+// checkCompleteness: a new leader has every committed entry.
+func (s *sim) checkCompleteness(n *simNode, g *Group) {
+	first, terms := logTerms(g)
+	for index, e := range s.committed[g.name] {
+		if index < first {
+			continue
+		}
+		if i := index - first; i >= uint64(len(terms)) || terms[i] != e.term {
+			s.fail("group %s: the new leader %d does not have entry %d of term %d, which is committed", g.name, n.id, index, e.term)
+		}
+	}
+}
+
+// checkLogs: where two logs have an entry of the same index and term, they are the
+// same up to there.
+func (s *sim) checkLogs() {
+	for _, name := range s.groups {
+		var logs []map[uint64]simEntry
+		for _, n := range s.nodes {
+			if !n.up {
+				continue
+			}
+			g, ok := n.m.GetGroup(name)
+			if !ok {
+				continue
+			}
+			l := map[uint64]simEntry{}
+			es, err := g.log.Entries(nil, g.log.FirstIndex(), g.log.LastIndex()+1, 1<<30)
+			if err != nil && g.log.LastIndex() >= g.log.FirstIndex() {
+				s.fail("node %d group %s: %v", n.id, name, err)
+			}
+			for _, e := range es {
+				l[e.Index] = simEntry{e.Term, string(e.Data)}
+			}
+			logs = append(logs, l)
+		}
+		for i, a := range logs {
+			for _, b := range logs[:i] {
+				match := uint64(0)
+				for index, e := range a {
+					if o, ok := b[index]; ok && o.term == e.term {
+						match = max(match, index)
+					}
+				}
+				for index, e := range a {
+					if o, ok := b[index]; ok && index <= match && o != e {
+						s.fail("group %s: two logs have the same entry %d and different entries %d (%q, %q)", name, match, index, e.cmd, o.cmd)
+					}
+				}
+			}
+		}
+	}
+}
+
+// checkClients: what was acknowledged is there, and the registers were
+// linearizable.
+func (s *sim) checkClients() {
+	for _, name := range s.groups {
+		count := map[string]int{}
+		for _, e := range s.committed[name] {
+			count[e.cmd]++
+		}
+		history := map[string][]porcupine.Operation{}
+		for _, op := range s.ops[name] {
+			cmd := op.key + "=" + op.value
+			switch {
+			case op.value != "" && op.done != 0 && count[cmd] == 0:
+				s.fail("group %s: %q was acknowledged by node %d at step %d and is lost", name, cmd, op.node, op.done)
+			case op.value != "" && count[cmd] > 1:
+				s.fail("group %s: %q is there %d times", name, cmd, count[cmd])
+			case op.lost && count[cmd] > 0:
+				s.fail("group %s: %q was said to be dropped and is there", name, cmd)
+			}
+			if op.value == "" && op.done == 0 || op.value != "" && count[cmd] == 0 {
+				continue // a read without an answer, a write that never was
+			}
+			// A write has happened when the first node applied it, whether its client was
+			// told or not.
+			end := op.done
+			if op.value != "" {
+				end = s.applied[simFirst{name, cmd}]
+			}
+			// Two points in time per step: asked before answered.
+			history[op.key] = append(history[op.key], porcupine.Operation{
+				ClientId: op.client, Input: *op, Output: op.result, Call: 2 * op.call, Return: 2*end + 1,
+			})
+		}
+		for key, ops := range history {
+			if porcupine.CheckOperationsTimeout(register, ops, 10*time.Second) == porcupine.Illegal {
+				s.fail("group %s: register %s is not linearizable", name, key)
+			}
+		}
+	}
+}
+
+var register = porcupine.Model{
+	Init: func() any { return "" },
+	Step: func(state, input, output any) (bool, any) {
+		op := input.(simOp)
+		if op.value != "" {
+			return true, op.value
+		}
+		return output == state, state
+	},
+}

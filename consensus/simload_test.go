@@ -1,0 +1,177 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strconv"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// work lets a node's disk or state machine get on.
+func (s *sim) work(n *simNode) {
+	s.on(n, func() {
+		g := n.pick(s.rng)
+		if g == nil {
+			return
+		}
+		rep := g.rep.Load()
+		switch s.rng.IntN(5) {
+		case 0, 1:
+			g.appendOnce(rep)
+		case 2, 3:
+			g.applyOnce(rep)
+		default:
+			if len(g.drive.snapOut) > 0 {
+				m := g.drive.snapOut[0]
+				g.drive.snapOut = g.drive.snapOut[1:]
+				g.sendSnapshot(rep, m)
+			}
+		}
+	})
+}
+
+// deliver takes a message off the wire: any one, most often an old one.
+func (s *sim) deliver() {
+	if len(s.wire) == 0 {
+		return
+	}
+	i := 0
+	if s.rng.IntN(4) == 0 {
+		i = s.rng.IntN(len(s.wire))
+	}
+	msg := s.wire[i]
+	chance := s.rng.IntN(100)
+	// No transport doubles a message; the engine copes with it all the same, apart
+	// from proposals on their way to the leader.
+	if s.healing || chance >= 4 || msg.m.GetType() == pb.MsgProp {
+		s.wire = slices.Delete(s.wire, i, i+1) // else it stays, and comes again
+	}
+	if !s.healing && (chance > 94 || s.blocked[[2]uint64{msg.from, msg.to}]) {
+		return // lost
+	}
+	if msg.to < 1 || int(msg.to) > len(s.nodes) {
+		return
+	}
+	n := s.node(msg.to)
+	s.on(n, func() {
+		g, ok := n.m.GetGroup(GroupID(msg.group))
+		if !ok {
+			return
+		}
+		m := proto.Clone(msg.m).(*pb.Message)
+		if msg.snapshot != nil {
+			_ = g.receiveSnapshot(g.rep.Load(), m, bytes.NewReader(msg.snapshot))
+			return
+		}
+		_ = g.stepReplica(g.rep.Load(), func() error { return g.rep.Load().step(m) })
+	})
+}
+
+// client makes a client ask a node for something.
+func (s *sim) client(n *simNode) {
+	s.on(n, func() {
+		g := n.pick(s.rng)
+		if g == nil {
+			return
+		}
+		rep := g.rep.Load()
+		op := &simOp{group: g.name, node: n.id, life: n.life, key: string(rune('a' + s.rng.IntN(3))), t: newTicket(nil), call: s.now, client: s.clients}
+		var err error
+		if s.rng.IntN(3) > 0 {
+			s.values++
+			op.value = strconv.Itoa(s.values)
+			err = g.stepReplica(rep, func() error { return rep.propose([]byte(op.key+"="+op.value), op.t) })
+		} else {
+			err = g.stepReplica(rep, func() error { return rep.read(op.t) })
+		}
+		if errors.Is(err, raft.ErrProposalDropped) {
+			return
+		}
+		s.clients++
+		s.ops[g.name] = append(s.ops[g.name], op)
+	})
+}
+
+// answers collects what a node has to say to its clients.
+func (s *sim) answers(n *simNode) {
+	for _, name := range s.groups {
+		for _, op := range s.ops[name] {
+			if op.node != n.id || op.life != n.life || op.done != 0 || op.t == nil {
+				continue
+			}
+			select {
+			case o := <-op.t.done:
+				op.t = nil
+				if errors.Is(o.err, ErrDropped) {
+					op.lost = true
+				}
+				if o.err != nil || n.crashed != nil {
+					continue // nobody knows
+				}
+				op.done = s.now
+				if op.value == "" {
+					op.result = n.sms[name].KV[op.key]
+				}
+			default:
+			}
+		}
+	}
+}
+
+// persist makes a node's state machines durable, log first, and lets it compact.
+func (s *sim) persist(n *simNode) {
+	s.on(n, func() {
+		if err := n.m.SyncAll(); err != nil {
+			s.fail("node %d: SyncAll: %v", n.id, err)
+		}
+		if n.crashed != nil {
+			return
+		}
+		for name, sm := range n.sms {
+			n.disk[name] = sm.clone()
+		}
+		for _, g := range n.replicas() {
+			if err := g.Compact(n.disk[g.name].Applied); err != nil {
+				s.fail("node %d: Compact: %v", n.id, err)
+			}
+		}
+	})
+}
+
+// cut makes a partition, in one direction or both.
+func (s *sim) cut() {
+	one := uint64(1 + s.rng.IntN(len(s.nodes)))
+	in, out := s.rng.IntN(3) > 0, s.rng.IntN(3) > 0
+	for _, n := range s.nodes {
+		if n.id != one {
+			s.blocked[[2]uint64{one, n.id}] = out
+			s.blocked[[2]uint64{n.id, one}] = in
+		}
+	}
+	s.log("node %d is cut off, in %v out %v", one, in, out)
+}
+
+func (s *sim) changeMembers(n *simNode) {
+	s.on(n, func() {
+		g := n.pick(s.rng)
+		if g == nil || len(s.nodes) == 3 && s.rng.IntN(4) > 0 {
+			return
+		}
+		cc := &pb.ConfChangeV2{}
+		voters := g.rep.Load().store.membership().GetVoters()
+		for range 1 + s.rng.IntN(2) {
+			id := uint64(1 + s.rng.IntN(len(s.nodes)))
+			kind := pb.ConfChangeAddNode
+			if len(voters) > 2 && s.rng.IntN(2) == 0 {
+				kind = []pb.ConfChangeType{pb.ConfChangeRemoveNode, pb.ConfChangeAddLearnerNode}[s.rng.IntN(2)]
+			}
+			cc.Changes = append(cc.Changes, &pb.ConfChangeSingle{Type: kind.Enum(), NodeId: new(id)})
+		}
+		rep := g.rep.Load()
+		_ = g.stepReplica(rep, func() error { return rep.proposeConf(cc, newTicket(nil)) })
+	})
+}
