@@ -20,7 +20,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-cluster fmt install uninstall clean help
 
 all: build
 
@@ -111,6 +111,10 @@ bench:
 	@./.ci/needs bench
 	@$(GO) run ./test/bench $(BENCHFLAGS)
 
+bench-cluster:
+	@./.ci/needs bench
+	@$(GO) run ./test/bench -cluster $(BENCHFLAGS)
+
 fmt:
 	@"$$($(GO) env GOROOT)/bin/gofmt" -w $$(git ls-files '*.go')
 
@@ -138,5 +142,6 @@ help:
 	@echo 'make posix    random system calls, compared with ext4, for hours'
 	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
+	@echo 'make bench-cluster  three nodes on this machine beside a store that stands alone'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'

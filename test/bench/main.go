@@ -31,6 +31,7 @@ type options struct {
 	only    *regexp.Regexp
 	json    bool
 	store   string // size of the store
+	cluster bool
 }
 
 // workload is something that is measured on one directory.
@@ -72,7 +73,11 @@ func run() error {
 	flag.StringVar(&only, "only", "", "measure only what matches this regular expression")
 	flag.StringVar(&o.store, "store", "8G", "size of the store")
 	flag.BoolVar(&o.json, "json", false, "print JSON")
+	flag.BoolVar(&o.cluster, "cluster", false, "measure three nodes on this machine, through the mount of one, beside a store that stands alone")
 	flag.Parse()
+	if o.cluster && only == "" {
+		only = "^(seq|random 4k write .|create|stat, cold, 1|unlink, 1|untar)"
+	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {
 		return err
@@ -85,7 +90,11 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(root)
-	targets, unmount, err := mountTargets(o, root)
+	mount := mountTargets
+	if o.cluster {
+		mount = mountCluster
+	}
+	targets, unmount, err := mount(o, root)
 	defer unmount()
 	if err != nil {
 		return err
@@ -126,7 +135,11 @@ func run() error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(map[string]any{"machine": machine(), "rounds": o.rounds, "results": results})
 	}
-	printTable(results)
+	if o.cluster {
+		printClusterTable(results)
+	} else {
+		printTable(results)
+	}
 	return nil
 }
 
@@ -176,6 +189,21 @@ func printTable(results []*result) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%s%s\t\n", r.Name, r.Unit, r.Median[diskTarget], r.Median[loopbackTarget], r.Median[vdeTarget],
 			r.Disk, r.Ratio, aim, mark)
+	}
+	w.Flush()
+	for _, r := range results {
+		for target, reason := range r.Failed {
+			fmt.Printf("%s on %s failed: %s\n", r.Name, target, reason)
+		}
+	}
+}
+
+func printClusterTable(results []*result) {
+	fmt.Println(machine())
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "\tunit\talone\tthree nodes\tratio\t")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.2f\t\n", r.Name, r.Unit, r.Median[vdeTarget], r.Median[clusterTarget], r.Median[clusterTarget]/r.Median[vdeTarget])
 	}
 	w.Flush()
 	for _, r := range results {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,10 +18,86 @@ const (
 	diskTarget     = "disk"
 	loopbackTarget = "loopback"
 	vdeTarget      = "vde"
+	clusterTarget  = "cluster"
 )
 
 // target is a directory to work in.
 type target struct{ name, dir string }
+
+// buildVDE builds the program.
+func buildVDE(root string) (string, error) {
+	program := filepath.Join(root, "vde.program")
+	build := exec.Command("go", "build", "-o", program, "vdefs/cmd/vde")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, output)
+	}
+	return program, nil
+}
+
+// clusterNodes is how many nodes are measured, all on this machine.
+const clusterNodes = 3
+
+// mountCluster mounts a store that stands alone, and the first of three nodes. The returned function undoes it, also after an error.
+func mountCluster(o options, root string) (targets []target, unmount func(), err error) {
+	var mounts []string
+	vde, err := buildVDE(root)
+	unmount = func() {
+		for _, m := range mounts {
+			if exec.Command(vde, "umount", m).Run() != nil {
+				unix.Unmount(m, unix.MNT_DETACH)
+			}
+		}
+	}
+	if err != nil {
+		return nil, unmount, err
+	}
+	vdeRun := func(args ...string) ([]byte, error) {
+		output, err := exec.Command(vde, args...).Output()
+		if err != nil {
+			err = fmt.Errorf("vde %s: %w", args[0], err)
+		}
+		return output, err
+	}
+	for i := range clusterNodes + 1 {
+		name := clusterTarget
+		store, mnt := filepath.Join(root, fmt.Sprint("store", i)), filepath.Join(root, fmt.Sprint("mnt", i))
+		if err := os.Mkdir(mnt, 0o755); err != nil {
+			return nil, unmount, err
+		}
+		mount := []string{"mount", store, mnt}
+		listen := fmt.Sprintf("127.0.0.1:%d", 7530+i)
+		switch i {
+		case 0:
+			name = vdeTarget
+			_, err = vdeRun("format", store, "--size", o.store)
+		case 1:
+			_, err = vdeRun("format", store, "--size", o.store)
+			mount = append(mount, "--listen", listen)
+		default:
+			var output []byte
+			if output, err = vdeRun("cluster", "invite", filepath.Join(root, "store1"), "--json"); err != nil {
+				break
+			}
+			var invite struct{ Token string }
+			if err = json.Unmarshal(output, &invite); err == nil {
+				_, err = vdeRun("join", invite.Token, store, "--size", o.store, "--listen", listen, "--name", fmt.Sprint("n", i))
+			}
+		}
+		if err == nil {
+			_, err = vdeRun(mount...)
+		}
+		if err != nil {
+			return nil, unmount, err
+		}
+		mounts = append([]string{mnt}, mounts...)
+		if i <= 1 {
+			targets = append(targets, target{name, mnt})
+		}
+	}
+	time.Sleep(2 * time.Second) // the last node gets its vote
+	return targets, unmount, nil
+}
 
 // mountTargets builds both programs and mounts them in root. The returned function undoes it, also after an error.
 func mountTargets(o options, root string) (targets []target, unmount func(), err error) {
@@ -37,13 +114,15 @@ func mountTargets(o options, root string) (targets []target, unmount func(), err
 			return nil, unmount, err
 		}
 	}
-	vde, loopback := filepath.Join(root, "vde.program"), filepath.Join(root, "loopback.program")
-	for program, source := range map[string]string{vde: "vdefs/cmd/vde", loopback: "github.com/hanwen/go-fuse/v2/example/loopback"} {
-		build := exec.Command("go", "build", "-o", program, source)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if output, err := build.CombinedOutput(); err != nil {
-			return nil, unmount, fmt.Errorf("go build %s: %w\n%s", source, err, output)
-		}
+	vde, err := buildVDE(root)
+	if err != nil {
+		return nil, unmount, err
+	}
+	loopback := filepath.Join(root, "loopback.program")
+	build := exec.Command("go", "build", "-o", loopback, "github.com/hanwen/go-fuse/v2/example/loopback")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return nil, unmount, fmt.Errorf("go build of the loopback: %w\n%s", err, output)
 	}
 
 	var log bytes.Buffer
