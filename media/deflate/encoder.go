@@ -16,8 +16,8 @@ type Params struct {
 	// 0 takes chains instead of trees, which find less and are faster.
 	Order int
 	// Passes is how often at most the cheapest sequence of a block is
-	// searched: 0 or more. With 0 the sequence is that of a lazy search; with 2 or more the
-	// blocks are split after one more search over the whole chunk.
+	// searched: 0 or more, after one search over the whole
+	// chunk that tells where to split it. With 0 the sequence is that of a lazy search.
 	Passes int
 }
 
@@ -25,7 +25,7 @@ type Params struct {
 var (
 	Swift    = Params{Depth: 8, Nice: 32, Passes: 2}
 	Quick    = Params{Depth: 24, Nice: 48, Passes: 2}
-	Normal   = Params{Depth: 40, Nice: 128, Order: 32, Passes: 2}
+	Normal   = Params{Depth: 40, Nice: 128, Order: 128, Passes: 1}
 	Thorough = Params{Depth: 120, Nice: 258, Order: 258, Passes: 5}
 )
 
@@ -114,6 +114,11 @@ func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func
 	return w.out, nil
 }
 
+// runDistance is up to what distance a long match is taken for a part of a run:
+// what follows its positions is what follows those that are in the finder already,
+// unless the end of the run is near.
+const runDistance = 8
+
 // gather finds the matches of the chunk that starts at pos.
 func (e *Encoder) gather(src []byte, pos int) {
 	c := &e.chunk
@@ -128,19 +133,24 @@ func (e *Encoder) gather(src []byte, pos int) {
 	c.src, c.start = src, pos
 	c.steps, c.first, c.cost = c.steps[:n], c.first[:n+1], c.cost[:n+1]
 	c.matches = c.matches[:0]
-	skip := 0 // positions to go inside of a match that is long enough
+	run := false // they are inside of a long run
+	skip := 0    // positions to go inside of a match that is long enough
 	i := 0
 	for ; i < n && len(c.matches) < maxMatches-maxMatch; i++ {
 		c.first[i] = int32(len(c.matches))
 		if skip > 0 {
 			skip--
-			e.finder.skip(pos + i)
+			if !run || skip < runDistance {
+				e.finder.skip(pos + i)
+			}
 			continue
 		}
 		c.matches = e.finder.find(pos+i, c.matches)
 		if k := len(c.matches); k > int(c.first[i]) {
 			if l := c.matches[k-1].length(); l >= e.finder.nice {
 				skip = l - 1
+				d := c.matches[k-1].distance()
+				run = d <= runDistance && e.finder.goesOn(pos+i+l, d)
 			}
 		}
 	}
@@ -152,7 +162,7 @@ func (e *Encoder) gather(src []byte, pos int) {
 func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	c := &e.chunk
 	c.lazy()
-	if p.Passes > 1 {
+	if p.Passes > 0 {
 		c.count(0, c.n, &e.h)
 		e.costs.entropyCosts(&e.h)
 		c.cheapest(0, c.n, &e.costs)

@@ -96,6 +96,12 @@ func (f *finder) skip(i int) {
 	f.search(i, limit, limit, next, maxMatch, nil)
 }
 
+// goesOn tells whether from position i on as many bytes as a match can have are
+// those that stand distance in front of them.
+func (f *finder) goesOn(i int, distance uint32) bool {
+	return i+maxMatch <= len(f.src) && extend(f.src, i-int(distance), i, 0, maxMatch) == maxMatch
+}
+
 // follow walks along the chain of position i, which becomes its new head, and
 // appends the matches longer than best.
 func (f *finder) follow(i, limit int, next uint32, best int, out []match) []match {

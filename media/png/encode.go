@@ -99,7 +99,10 @@ type candidate struct {
 	ra     *raster
 	sample *raster // what it is judged by
 	s      strategy
-	score  int // bytes that the file has beyond what all candidates share, as judged
+	// filters is what s does with the rows of the whole picture; it is not set
+	// while only the sample has been judged.
+	filters *rowFilters
+	score   int // bytes that the file has beyond what all candidates share, as judged
 }
 
 // encode gives the smallest file it finds, or a refusal when none has less
@@ -140,7 +143,7 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 		}
 	}
 	win := list[0]
-	data, err := e.fl.apply(buf, win.ra, win.s, b)
+	data, err := e.filtered(buf, &win, b)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +170,7 @@ func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
 	list = list[:close]
 	for i := range list {
 		c := &list[i]
-		data, err := e.fl.apply(buf, c.ra, c.s, b)
+		data, err := e.filtered(buf, c, b)
 		if err != nil {
 			return err
 		}
@@ -179,6 +182,18 @@ func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
 	}
 	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
 	return nil
+}
+
+// filtered gives the filtered picture of a candidate, in buf.
+func (e *encoder) filtered(buf []byte, c *candidate, b *budget) ([]byte, error) {
+	if c.filters == nil {
+		all, err := e.fl.choices(c.ra, []strategy{c.s}, b)
+		if err != nil {
+			return nil, err
+		}
+		c.filters = &all[0]
+	}
+	return e.fl.apply(buf, c.ra, *c.filters, b)
 }
 
 // paletteBytes is what PLTE and tRNS take in the file.
@@ -200,30 +215,40 @@ func (e *encoder) rank(forms, samples []*raster, eff effort, buf []byte, b *budg
 		if form.hdr.ctype == indexed || form.hdr.depth < 8 {
 			strategies = eff.indexed
 		}
-		for _, s := range strategies {
-			if s == strategyStored && len(form.stored) == 0 {
-				continue
-			}
-			list = append(list, candidate{ra: form, sample: samples[i], s: s})
+		if len(form.stored) == 0 {
+			strategies = without(strategies, strategyStored)
 		}
-	}
-	if len(list) == 1 {
-		return list, nil
-	}
-	for i := range list {
-		c := &list[i]
-		data, err := e.fl.apply(buf, c.sample, c.s, b)
+		if len(forms) == 1 && len(strategies) == 1 {
+			return []candidate{{ra: form, sample: samples[i], s: strategies[0]}}, nil
+		}
+		all, err := e.fl.choices(samples[i], strategies, b)
 		if err != nil {
 			return nil, err
 		}
-		if c.score, err = e.measure(data, b); err != nil {
-			return nil, err
+		for k, s := range strategies {
+			c := candidate{ra: form, sample: samples[i], s: s}
+			if c.sample == form {
+				c.filters = &all[k]
+			}
+			data, err := e.fl.apply(buf, c.sample, all[k], b)
+			if err != nil {
+				return nil, err
+			}
+			if c.score, err = e.measure(data, b); err != nil {
+				return nil, err
+			}
+			// As if the rest of the picture were like the sample.
+			c.score = int(int64(c.score)*int64(len(c.ra.pix))/int64(len(c.sample.pix))) + c.ra.paletteBytes()
+			list = append(list, c)
 		}
-		// As if the rest of the picture were like the sample.
-		c.score = int(int64(c.score)*int64(len(c.ra.pix))/int64(len(c.sample.pix))) + c.ra.paletteBytes()
 	}
 	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
 	return list, nil
+}
+
+// without gives the others, in a list of their own.
+func without(list []strategy, s strategy) []strategy {
+	return slices.DeleteFunc(slices.Clone(list), func(o strategy) bool { return o == s })
 }
 
 // measure gives the deflated size of data with the fast encoder.

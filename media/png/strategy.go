@@ -25,6 +25,8 @@ const (
 	strategyEntropy
 	// strategyBigrams takes the filter with the fewest different pairs of bytes.
 	strategyBigrams
+
+	strategyCount = iota
 )
 
 func (s strategy) String() string {
@@ -53,30 +55,37 @@ func (s strategy) String() string {
 
 // filterer applies strategies; its buffers are used again from row to row.
 type filterer struct {
-	tried  [filterTypes][]byte
-	bigram [1 << 16 / 64]uint64
+	tried  []byte               // a row filtered in one way
+	bigram [1 << 16 / 64]uint64 // a bit for each pair of bytes; all 0 between rows
 	counts [256]uint32
 	looked [2][]byte // rows whose samples were looked up in a table
 }
 
-// apply writes the filtered picture, a filter byte before every row, to dst,
-// which must have room for ra.filteredSize() bytes, and gives the part that
-// was written.
-func (fl *filterer) apply(dst []byte, ra *raster, s strategy, b *budget) ([]byte, error) {
-	dst = dst[:ra.filteredSize()]
-	out, pix, row := dst, ra.pix, 0
-	dist := ra.hdr.filterDistance()
-	zero := make([]byte, ra.widest())
-	for i := range fl.tried {
-		if s >= strategyMinSum && cap(fl.tried[i]) < len(zero) {
-			fl.tried[i] = make([]byte, len(zero))
-		}
+// rowFilters is the filter of every row of a picture: those of rows, or, where
+// that is nil, the same for all.
+type rowFilters struct {
+	all  byte
+	rows []byte
+}
+
+func (p rowFilters) of(row int) byte {
+	if p.rows == nil {
+		return p.all
 	}
+	return p.rows[row]
+}
+
+// eachRow calls fn with every row of a picture and the one before it, or
+// zeros; both are valid until the next call.
+func (fl *filterer) eachRow(ra *raster, b *budget, fn func(cur, prev []byte, row int)) error {
+	widest := ra.widest()
+	zero := make([]byte, widest)
 	for i := range fl.looked {
-		if ra.table != nil && cap(fl.looked[i]) < len(zero) {
-			fl.looked[i] = make([]byte, len(zero))
+		if ra.table != nil && cap(fl.looked[i]) < widest {
+			fl.looked[i] = make([]byte, widest)
 		}
 	}
+	pix, row := ra.pix, 0
 	for _, p := range ra.passes {
 		prev := zero[:p.rowBytes]
 		for range p.height {
@@ -88,50 +97,81 @@ func (fl *filterer) apply(dst []byte, ra *raster, s strategy, b *budget) ([]byte
 				}
 				cur = to
 			}
-			switch s {
-			case strategyMinSum, strategyEntropy, strategyBigrams:
-				f := fl.choose(s, cur, prev, dist)
-				out[0] = f
-				copy(out[1:], fl.tried[f][:len(cur)])
-			default:
-				f := byte(s)
-				if s == strategyStored {
-					f = ra.stored[row]
-				}
-				out[0] = f
-				applyFilter(f, out[1:1+len(cur)], cur, prev, dist)
-			}
+			fn(cur, prev, row)
 			if err := b.spend(len(cur)); err != nil {
-				return nil, err
+				return err
 			}
-			prev, pix, out = cur, pix[p.rowBytes:], out[1+p.rowBytes:]
+			prev, pix = cur, pix[p.rowBytes:]
 			row++
 		}
 	}
-	return dst, nil
+	return nil
 }
 
-// choose filters one row in all ways, leaves them in fl.tried and gives
-// the best; the lower type wins a tie.
-func (fl *filterer) choose(s strategy, cur, prev []byte, dist int) byte {
-	best, bestScore := filterNone, ^uint64(0)
-	for f := filterNone; f < filterTypes; f++ {
-		t := fl.tried[f][:len(cur)]
-		applyFilter(f, t, cur, prev, dist)
-		var score uint64
-		switch s {
-		case strategyMinSum:
-			score = sumAbs(t)
-		case strategyEntropy:
-			score = fl.entropy(t)
+// apply writes the filtered picture, a filter byte before every row, to dst,
+// which must have room for ra.filteredSize() bytes, and gives the part that
+// was written.
+func (fl *filterer) apply(dst []byte, ra *raster, p rowFilters, b *budget) ([]byte, error) {
+	dst = dst[:ra.filteredSize()]
+	out, dist := dst, ra.hdr.filterDistance()
+	err := fl.eachRow(ra, b, func(cur, prev []byte, row int) {
+		out[0] = p.of(row)
+		applyFilter(out[0], out[1:1+len(cur)], cur, prev, dist)
+		out = out[1+len(cur):]
+	})
+	return dst, err
+}
+
+// choices gives what each of the strategies does with the rows of a picture.
+func (fl *filterer) choices(ra *raster, strategies []strategy, b *budget) ([]rowFilters, error) {
+	list := make([]rowFilters, len(strategies))
+	judged := false
+	for i, s := range strategies {
+		switch {
+		case s == strategyStored:
+			list[i].rows = ra.stored
+		case s < strategyStored:
+			list[i].all = byte(s)
 		default:
-			score = fl.bigrams(t)
-		}
-		if score < bestScore {
-			best, bestScore = f, score
+			judged = true
+			list[i].rows = make([]byte, ra.rowCount())
 		}
 	}
-	return best
+	if !judged {
+		return list, nil
+	}
+	if widest := ra.widest(); cap(fl.tried) < widest {
+		fl.tried = make([]byte, widest)
+	}
+	dist := ra.hdr.filterDistance()
+	var best [strategyCount]uint64
+	err := fl.eachRow(ra, b, func(cur, prev []byte, row int) {
+		// The lower type wins a tie.
+		for f := filterNone; f < filterTypes; f++ {
+			t := fl.tried[:len(cur)]
+			applyFilter(f, t, cur, prev, dist)
+			for i, s := range strategies {
+				if s < strategyMinSum {
+					continue
+				}
+				if score := fl.score(s, t); f == filterNone || score < best[s] {
+					best[s], list[i].rows[row] = score, f
+				}
+			}
+		}
+	})
+	return list, err
+}
+
+// score is lower the better a filtered row looks to a strategy.
+func (fl *filterer) score(s strategy, row []byte) uint64 {
+	switch s {
+	case strategyMinSum:
+		return sumAbs(row)
+	case strategyEntropy:
+		return fl.entropy(row)
+	}
+	return fl.bigrams(row)
 }
 
 func sumAbs(row []byte) uint64 {
@@ -177,8 +217,8 @@ func log2(n uint32) uint32 {
 	return e<<8 + uint32(log2Fraction[frac])
 }
 
+// bigrams counts the different pairs of neighbouring bytes.
 func (fl *filterer) bigrams(row []byte) uint64 {
-	clear(fl.bigram[:])
 	var n uint64
 	var pair uint16
 	for i, v := range row {
@@ -191,6 +231,14 @@ func (fl *filterer) bigrams(row []byte) uint64 {
 			*word |= bit
 			n++
 		}
+	}
+	if len(row) >= len(fl.bigram) {
+		clear(fl.bigram[:])
+		return n
+	}
+	for _, v := range row {
+		pair = pair<<8 | uint16(v)
+		fl.bigram[pair>>6] = 0
 	}
 	return n
 }
