@@ -36,6 +36,7 @@ type Engine struct {
 	alloc   *alloc.Allocator
 	refs    *refs
 	overlay *overlay
+	limits  limits
 	files   fileTable
 
 	// settle is held for reading from the beginning of a transaction until its data is in the image or the
@@ -184,13 +185,10 @@ func (e *Engine) barrier() error {
 	return nil
 }
 
-// Limits of what is held in memory before writers wait.
+// What may wait for a checkpoint.
 const (
-	overlayHigh   = 64 << 20 / image.BlockSize  // blocks: a log sync is asked for
-	overlayFull   = 256 << 20 / image.BlockSize // blocks: writers wait
-	unflushedFull = 256 << 20                   // bytes of metadata not flushed: writers wait
-	freesHigh     = 64 << 20 / image.BlockSize  // freed blocks waiting: a checkpoint is asked for
-	loggedHigh    = 256 << 20                   // bytes of data in the logs: a checkpoint is asked for
+	freesHigh  = 64 << 20 / image.BlockSize // freed blocks: a checkpoint is asked for
+	loggedHigh = 256 << 20                  // bytes of data in the logs: a checkpoint is asked for
 )
 
 // WaitRoom holds a writer back while too much is waiting in memory to go to disk. It must be called outside of every
@@ -199,20 +197,20 @@ func (e *Engine) WaitRoom(sync func() error) error {
 	if err := e.Err(); err != nil {
 		return err
 	}
-	if n := e.overlay.size(); n > overlayHigh {
+	if n := e.overlay.size(); n > e.limits.overlayHigh {
 		if err := sync(); err != nil {
 			return err
 		}
-		if n > overlayFull {
-			e.overlay.waitRoom(overlayFull)
+		if n > e.limits.overlayFull {
+			e.overlay.waitRoom(e.limits.overlayFull)
 		}
 	}
-	for e.unflushed.Load() > unflushedFull {
+	for e.unflushed.Load() > e.limits.unflushed {
 		if err := e.Err(); err != nil {
 			return err
 		}
 		// Pebble flushes full tables by itself, which the counter does not see.
-		if n := int64(e.meta.Metrics().MemTable.Size); n < unflushedFull/2 {
+		if n := int64(e.meta.Metrics().MemTable.Size); n < e.limits.unflushed/2 {
 			e.unflushed.Store(max(n, 1))
 			break
 		}

@@ -32,8 +32,8 @@ type OpenOptions struct {
 	Logger logrus.FieldLogger
 	// CheckpointEvery is how long freed blocks and the tail of the log wait at most (default 10 s).
 	CheckpointEvery time.Duration
-	// CacheSize is the memory for metadata read from disk, in bytes (default 64 MiB).
-	CacheSize int64
+	// Memory is about how many bytes the engine may hold under load (0: DefaultMemory): see limitsOf.
+	Memory int64
 	// OnCheckpoint is told that what a group had applied up to an index is durable in meta/: the log up to there is not
 	// needed by this node any more.
 	OnCheckpoint func(slot uint16, applied uint64)
@@ -65,7 +65,7 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	}
 	e := &Engine{
 		dir: dir, info: info, log: o.Logger.WithField("store", dir), lock: lock,
-		groups: map[uint16]*meta.Group{}, refs: newRefs(), onCheckpoint: o.OnCheckpoint,
+		groups: map[uint16]*meta.Group{}, refs: newRefs(), onCheckpoint: o.OnCheckpoint, limits: limitsOf(o.Memory),
 		holdBack:  holdBack{open: map[*snapshot]uint64{}},
 		flushRoom: make(chan struct{}, 1), wake: make(chan struct{}, 1), checkup: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
@@ -86,7 +86,7 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	}
 	e.overlay = newOverlay(e.img)
 	e.meta, err = meta.Open(f.PathJoin(dir, metaName), meta.Options{
-		FS: f, Barrier: e.barrier, CacheSize: o.CacheSize, Logger: pebbleLogger{e.log},
+		FS: f, Barrier: e.barrier, CacheSize: e.limits.cache, MemTableSize: e.limits.memTable, Logger: pebbleLogger{e.log},
 		OnError: func(err error) { e.fail(fmt.Errorf("metadata: %w", err)) },
 		OnFlush: func() { poke(e.flushRoom) },
 	})

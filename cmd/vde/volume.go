@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 
 	"github.com/sirupsen/logrus"
 
@@ -13,8 +14,7 @@ import (
 // openVolume opens the store of a mount; node is its place in a cluster, nil if it has none.
 func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
-	options := replica.Options{ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node, Strict: o.Cache == "strict", Timeout: o.Timeout}
-	volume, err := replica.Open(cfg.Store, options)
+	volume, err := replica.Open(cfg.Store, volumeOptions(o, node, log))
 	if err != nil {
 		return nil, err
 	}
@@ -22,6 +22,14 @@ func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*rep
 		return nil, errors.Join(err, volume.Close())
 	}
 	return volume, nil
+}
+
+// volumeOptions are the mount options that concern the store.
+func volumeOptions(o mountOptions, node *cluster.Config, log *logrus.Logger) replica.Options {
+	return replica.Options{
+		ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node, Strict: o.Cache == "strict", Timeout: o.Timeout,
+		Memory: int64(min(o.Memory, math.MaxInt64)),
+	}
 }
 
 var atimeModes = map[string]replica.Atime{"relatime": replica.Relatime, "noatime": replica.Noatime, "strictatime": replica.Strictatime}

@@ -38,9 +38,9 @@ type Options struct {
 	Strict bool
 	// Timeout is how long an operation waits for a majority of the nodes (default 30 s).
 	Timeout time.Duration
-	// CheckpointEvery and CacheSize: see vde.OpenOptions.
+	// CheckpointEvery and Memory: see vde.OpenOptions.
 	CheckpointEvery time.Duration
-	CacheSize       int64
+	Memory          int64
 
 	lease time.Duration // of the mount's session; 0: sessionLease
 }
@@ -96,7 +96,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
 	v.slots.Store(consensus.DefaultGroup, uint16(0))
 	v.eng, err = vde.Open(dir, vde.OpenOptions{
-		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, CacheSize: o.CacheSize, OnCheckpoint: v.compact,
+		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, Memory: o.Memory, OnCheckpoint: v.compact,
 	})
 	if err != nil {
 		return nil, err
