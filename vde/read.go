@@ -142,8 +142,13 @@ func (e *Engine) readRange(ino meta.Ino, x meta.Extent, off uint64, dst []byte) 
 	return nil
 }
 
-// readPhys reads whole image blocks that hold file blocks from fileBlock on.
+// readPhys reads whole image blocks that hold file blocks from fileBlock on. Of a store that has stopped nothing is read:
+// the write that stopped it left a mapping without its data, and the blocks may hold another file's, with good checksums.
+// It stopped before it let go of its range, so who waited for it sees that here.
 func (e *Engine) readPhys(ino meta.Ino, fileBlock, phys uint64, dst []byte) error {
+	if err := e.Err(); err != nil {
+		return err
+	}
 	n := uint64(len(dst) / blockSize)
 	if !e.overlay.covers(phys, n) {
 		return e.judge(ino, fileBlock, phys, e.img.Read(phys, dst))
@@ -161,8 +166,11 @@ func (e *Engine) readPhys(ino meta.Ino, fileBlock, phys uint64, dst []byte) erro
 }
 
 // readEach reads whole image blocks and calls bad for each that cannot be read or fails its checksum, with its place in
-// dst and the error; what dst holds there is no contents. An error of bad ends it.
+// dst and the error; what dst holds there is no contents. An error of bad ends it, and so does a stopped store, see readPhys.
 func (e *Engine) readEach(phys uint64, dst []byte, bad func(i uint64, err error) error) error {
+	if err := e.Err(); err != nil {
+		return err
+	}
 	n := uint64(len(dst) / blockSize)
 	if !e.overlay.covers(phys, n) && e.img.Read(phys, dst) == nil {
 		return nil

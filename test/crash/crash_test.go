@@ -24,6 +24,9 @@ var (
 	seed   = flag.Uint64("crash.seed", 0, "seed of the first run (0: from the clock)")
 )
 
+// shorts is how many short workloads are crashed, and have a fault, everywhere.
+func shorts() uint64 { return uint64(max(2, *points/5000)) }
+
 const storeSize = 2 << 20
 
 func quiet() logrus.FieldLogger {
@@ -34,7 +37,7 @@ func quiet() logrus.FieldLogger {
 
 func open(f vfs.FS, refMin int) (*replica.Volume, error) {
 	return replica.Open("store", replica.Options{
-		RefMin: refMin, FS: f, Logger: quiet(), SegmentSize: 64 << 10, Atime: replica.Noatime, CheckpointEvery: time.Hour, CacheSize: 1 << 20,
+		RefMin: refMin, FS: f, Logger: quiet(), SegmentSize: 64 << 10, Atime: replica.Noatime, CheckpointEvery: time.Hour, Memory: 1,
 	})
 }
 
@@ -72,7 +75,7 @@ func crashRuns(t *testing.T, points, refMin int) {
 		workers.Go(func() {
 			for int(done.Load()) < points && !t.Failed() {
 				s := first + uint64(next.Add(1)) - 1
-				n, ok := crashRun(t, s, refMin)
+				n, ok := crashRun(t, s, refMin, false)
 				done.Add(int64(n))
 				if !ok {
 					t.Errorf("a run with -crash.seed=%d failed", s)
@@ -84,8 +87,26 @@ func crashRuns(t *testing.T, points, refMin int) {
 	t.Logf("%d crash points in %d runs", done.Load(), next.Load())
 }
 
-// crashRun is one run from one seed; it tells how many crashes it tried.
-func crashRun(t *testing.T, seed uint64, refMin int) (tried int, ok bool) {
+// shortSteps is how many changes a short workload makes.
+const shortSteps = 16
+
+// TestCrashEverywhere pulls the plug at every single write, sync, making, naming and removing of a file that short workloads
+// do, closing included, each with none, half and all of what was not synced kept. The seeds are fixed.
+func TestCrashEverywhere(t *testing.T) {
+	t.Parallel()
+	for _, refMin := range []int{1 << 30, 4096} {
+		for seed := range shorts() {
+			n, ok := crashRun(t, seed+1, refMin, true)
+			if !ok {
+				t.Errorf("seed %d, references from %d bytes", seed+1, refMin)
+			}
+			t.Logf("seed %d, references from %d bytes: %d crashes", seed+1, refMin, n)
+		}
+	}
+}
+
+// crashRun is one run from one seed; it tells how many crashes it tried. They are at random places, or everywhere.
+func crashRun(t *testing.T, seed uint64, refMin int, everywhere bool) (tried int, ok bool) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	mem := vfs.NewCrashableMem()
 	if _, err := vde.Format("store", vde.FormatOptions{Size: storeSize, FS: mem}); err != nil {
@@ -94,7 +115,6 @@ func crashRun(t *testing.T, seed uint64, refMin int) (tried int, ok bool) {
 	}
 	h := &history{}
 	var (
-		busy     atomic.Bool // a crash is being looked at: its own opens do not crash again
 		stepping atomic.Bool // a change is under way
 		mu       sync.Mutex
 		failed   atomic.Bool
@@ -103,20 +123,11 @@ func crashRun(t *testing.T, seed uint64, refMin int) (tried int, ok bool) {
 	)
 	crashRNG := rand.New(rand.NewPCG(seed, 2))
 	hooked := &hookFS{FS: mem}
-	hooked.hook = func(op, name string) {
-		if strings.Contains(name, "LOCK") || failed.Load() {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if busy.Load() || crashRNG.IntN(8) != 0 {
-			return
-		}
+	crash := func(op, name string, percent int) {
 		states, base := h.window()
-		if len(states) == 0 {
+		if len(states) == 0 || failed.Load() {
 			return
 		}
-		percent := []int{0, 100, 50, crashRNG.IntN(101)}[crashRNG.IntN(4)]
 		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: crashRNG})
 		tried++
 		// The change under way may be there too; its state is known when it is done.
@@ -134,6 +145,22 @@ func crashRun(t *testing.T, seed uint64, refMin int) (tried int, ok bool) {
 			pending = append(pending, pendingState{got, base, len(states), op, name, percent})
 		}
 	}
+	hooked.hook = func(op, name string) error {
+		if strings.Contains(name, "LOCK") {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case everywhere:
+			for _, percent := range []int{0, 50, 100} {
+				crash(op, name, percent)
+			}
+		case crashRNG.IntN(8) == 0:
+			crash(op, name, []int{0, 100, 50, crashRNG.IntN(101)}[crashRNG.IntN(4)])
+		}
+		return nil
+	}
 	v, err := open(hooked, refMin)
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +172,9 @@ func crashRun(t *testing.T, seed uint64, refMin int) (tried int, ok bool) {
 	}
 	h.states = append(h.states, s)
 	steps := 20 + rng.IntN(60)
+	if everywhere {
+		steps = shortSteps
+	}
 	for i := 0; i < steps && !failed.Load(); i++ {
 		stepping.Store(true)
 		what, err := w.step()

@@ -3,23 +3,34 @@
 package crash
 
 import (
+	"errors"
+	"os"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// hookFS calls hook before and after every operation that changes the file system below.
+// hookFS calls hook before every operation that changes the file system below. An error of the hook is the operation's,
+// which is then not done; a write that fails with a shortWrite is done by half.
 type hookFS struct {
 	vfs.FS
-	hook func(op, name string)
+	hook func(op, name string) error
 }
 
+// shortWrite is the error of a write that wrote a part.
+type shortWrite struct{ error }
+
+func (e shortWrite) Unwrap() error { return e.error }
+
 func (f *hookFS) do(op, name string, act func() error) error {
-	f.hook(op, name)
+	if err := f.hook(op, name); err != nil {
+		return &os.PathError{Op: op, Path: name, Err: err}
+	}
 	return act()
 }
 
 func (f *hookFS) open(op, name string, act func() (vfs.File, error)) (vfs.File, error) {
-	f.hook(op, name)
-	file, err := act()
+	var file vfs.File
+	err := f.do(op, name, func() (err error) { file, err = act(); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +65,10 @@ func (f *hookFS) Rename(oldname, newname string) error {
 	return f.do("rename", newname, func() error { return f.FS.Rename(oldname, newname) })
 }
 
+func (f *hookFS) MkdirAll(name string, perm os.FileMode) error {
+	return f.do("mkdir", name, func() error { return f.FS.MkdirAll(name, perm) })
+}
+
 func (f *hookFS) Unwrap() vfs.FS { return f.FS }
 
 type hookFile struct {
@@ -62,14 +77,23 @@ type hookFile struct {
 	name string
 }
 
-func (f *hookFile) Write(p []byte) (n int, err error) {
-	f.fs.hook("write", f.name)
-	return f.File.Write(p)
+// write does a write, all of it or the half that the hook lets through.
+func (f *hookFile) write(p []byte, act func(p []byte) (int, error)) (n int, err error) {
+	err = f.fs.do("write", f.name, func() (err error) { n, err = act(p); return err })
+	var short shortWrite
+	if errors.As(err, &short) && len(p) > 1 {
+		if n, werr := act(p[:len(p)/2]); werr != nil {
+			return n, werr
+		}
+		return len(p) / 2, err
+	}
+	return n, err
 }
 
+func (f *hookFile) Write(p []byte) (n int, err error) { return f.write(p, f.File.Write) }
+
 func (f *hookFile) WriteAt(p []byte, off int64) (n int, err error) {
-	f.fs.hook("write", f.name)
-	return f.File.WriteAt(p, off)
+	return f.write(p, func(p []byte) (int, error) { return f.File.WriteAt(p, off) })
 }
 
 func (f *hookFile) Sync() error {
@@ -78,4 +102,9 @@ func (f *hookFile) Sync() error {
 
 func (f *hookFile) SyncData() error {
 	return f.fs.do("sync", f.name, f.File.SyncData)
+}
+
+func (f *hookFile) SyncTo(length int64) (full bool, err error) {
+	err = f.fs.do("sync", f.name, func() (err error) { full, err = f.File.SyncTo(length); return err })
+	return full, err
 }
