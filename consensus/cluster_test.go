@@ -419,6 +419,9 @@ func TestMetrics(t *testing.T) {
 	c := newCluster(t, 1, 2, 3)
 	c.create(1, 2, 3)
 	c.propose(1, "x")
+	if err := c.nodes[c.leader(1, 2, 3)].g.TransferLeader(bg, 1); err != nil {
+		t.Fatal(err)
+	}
 	registry := prometheus.NewPedanticRegistry()
 	if err := registry.Register(c.nodes[1].m.Collector()); err != nil {
 		t.Fatal(err)
@@ -433,9 +436,14 @@ func TestMetrics(t *testing.T) {
 			values[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	for _, name := range []string{"vde_raft_term", "vde_raft_leader", "vde_raft_commit_index", "vde_raft_applied_index", "vde_raft_sync_seconds", "vde_raft_leader_changes_total"} {
+	for _, name := range []string{"vde_raft_term", "vde_raft_leader", "vde_raft_commit_index", "vde_raft_applied_index", "vde_raft_sync_seconds", "vde_raft_leader_changes_total", "vde_raft_elections_total"} {
 		if values[name] < 1 {
 			t.Errorf("%s is %v", name, values[name])
+		}
+	}
+	for _, name := range []string{"vde_raft_member_lag", "vde_raft_disk_full", "vde_raft_bad_messages_total", "vde_raft_waiting_reads"} {
+		if _, ok := values[name]; !ok {
+			t.Errorf("%s is not there", name)
 		}
 	}
 }

@@ -122,4 +122,4 @@ var (
 )
 
 // MaxCommandSize is the largest command, in bytes.
-const MaxCommandSize = logstore.MaxDataSize
+const MaxCommandSize = logstore.MaxDataSize - tagSize

@@ -64,7 +64,7 @@ type Status struct {
 	Full             error // why the log takes nothing now: the disk is full
 
 	// What waits, with several voters.
-	WaitingProposals, AppendQueue, ApplyQueue int
+	WaitingProposals, WaitingReads, AppendQueue, ApplyQueue int
 }
 
 // Name returns the group's name.

@@ -50,6 +50,7 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
 		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
 		leaseReads: g.m.cfg.LeaseReads, sleepTicks: g.m.cfg.sleepTicks, fullTicks: g.m.cfg.fullTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
+		onElection:  g.m.metrics.elections.WithLabelValues(string(g.name)).Inc,
 		canSnapshot: canSnapshot, fault: g.m.cfg.fault,
 	})
 	if err != nil {
@@ -533,9 +534,20 @@ type receiver struct{ m *Manager }
 
 // Receive implements transport.Handler.
 func (h receiver) Receive(group string, m *pb.Message) {
-	if g, rep := h.find(group, m.GetFrom()); rep != nil {
-		_ = g.stepReplica(rep, func() error { return rep.step(m) })
+	g, rep := h.find(group, m.GetFrom())
+	if rep == nil {
+		return
 	}
+	err := checkMessage(m)
+	if err == nil && m.GetType() == pb.MsgSnap {
+		err = errors.New("a snapshot without its data")
+	}
+	if err != nil {
+		h.m.badMessages.Add(1)
+		h.m.sayOnce(fmt.Sprintf("bad %d %s", m.GetFrom(), group), "raft group %s: a message of node %d is refused: %v", group, m.GetFrom(), err)
+		return
+	}
+	_ = g.stepReplica(rep, func() error { return rep.step(m) })
 }
 
 // find returns the replica that a message is for; where there is none the message
@@ -545,17 +557,33 @@ func (h receiver) find(group string, from uint64) (*Group, *replica) {
 		return g, g.rep.Load()
 	}
 	h.m.strayMessages.Add(1)
-	if _, known := h.m.strays.LoadOrStore(group, true); !known {
-		h.m.cfg.Logger.Warnf("raft: node %d sends messages for group %.40q, which is not open here", from, group)
-	}
+	h.m.sayOnce("stray "+group, "raft: node %d sends messages for group %.40q, which is not open here", from, group)
 	return nil, nil
 }
+
+// sayOnce logs a warning the first time that key comes up. Other nodes choose the
+// keys: after maxSaid of them nothing more is logged or remembered.
+func (m *Manager) sayOnce(key, format string, args ...any) {
+	m.saidMu.Lock()
+	defer m.saidMu.Unlock()
+	if m.said[key] || len(m.said) >= maxSaid {
+		return
+	}
+	m.said[key] = true
+	m.cfg.Logger.Warnf(format, args...)
+}
+
+const maxSaid = 1000
 
 // ReceiveSnapshot implements transport.Handler.
 func (h receiver) ReceiveSnapshot(group string, m *pb.Message, data io.Reader) error {
 	g, rep := h.find(group, m.GetFrom())
 	if rep == nil {
 		return fmt.Errorf("%w: %.40q", ErrGroupNotFound, group)
+	}
+	if err := checkMessage(m); err != nil {
+		h.m.badMessages.Add(1)
+		return fmt.Errorf("consensus: group %s: %w", group, err)
 	}
 	return g.receiveSnapshot(rep, m, data)
 }

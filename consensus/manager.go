@@ -29,7 +29,10 @@ type Manager struct {
 	syncSlots chan struct{}
 
 	strayMessages atomic.Uint64 // for groups that are not open here
-	strays        sync.Map      // of the groups that they were for
+	badMessages   atomic.Uint64 // refused by checkMessage
+
+	saidMu sync.Mutex
+	said   map[string]bool // what sayOnce has said
 
 	mu     sync.RWMutex
 	groups map[GroupID]*Group // the open ones
@@ -58,7 +61,7 @@ func Open(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, lock: lock, wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		syncSlots: make(chan struct{}, 64),
-		groups:    map[GroupID]*Group{}, busy: map[GroupID]bool{}, metrics: newMetrics(),
+		groups:    map[GroupID]*Group{}, busy: map[GroupID]bool{}, metrics: newMetrics(), said: map[string]bool{},
 	}
 	m.routes.Store(&RoutingTable{slots: []GroupID{DefaultGroup}})
 	if err := m.removeLeftovers(); err != nil {

@@ -82,9 +82,7 @@ func (q *readQueue) retryDue() bool {
 	return q.age >= readRetryTicks
 }
 
-func (q *readQueue) empty() bool {
-	return len(q.waiting) == 0 && len(q.asked) == 0 && len(q.confirmedReads) == 0
-}
+func (q *readQueue) len() int { return len(q.waiting) + len(q.asked) + len(q.confirmedReads) }
 
 // forget drops a reader that no longer waits; false if it was answered.
 func (q *readQueue) forget(t *ticket) bool {

@@ -47,7 +47,7 @@ type replica struct {
 	hardMu sync.Mutex
 	hard   logstore.HardState
 
-	onLeader func() // called when another leader is seen, may be nil
+	onLeader, onElection func() // called when another leader is seen, an election begun; may be nil
 
 	ticks uint64
 	// full says why the log takes nothing now, nil while it does. fullSince is the
@@ -120,7 +120,7 @@ type replicaConfig struct {
 	electionTicks, heartbeatTicks int
 	sleepTicks, fullTicks         int
 	leaseReads                    bool
-	onLeader                      func()
+	onLeader, onElection          func()
 	// canSnapshot: the state machine can make snapshots.
 	canSnapshot bool
 	fault       plantedFaults
@@ -141,7 +141,7 @@ func newReplica(c replicaConfig) (*replica, error) {
 		seq:       binary.LittleEndian.Uint64(start[:]) >> 1,
 		proposals: map[uint64]*ticket{},
 		fault:     c.fault,
-		onLeader:  c.onLeader,
+		onLeader:  c.onLeader, onElection: c.onElection,
 		fullTicks: uint64(c.fullTicks),
 	}
 	r.sleep.after, r.sleep.never = uint64(c.sleepTicks), c.leaseReads
@@ -201,6 +201,9 @@ func (r *replica) collect() {
 					r.onLeader()
 				}
 			}
+			if r.onElection != nil && electing(s.RaftState) && !electing(r.state) {
+				r.onElection()
+			}
 			r.leader, r.state = s.Lead, s.RaftState
 		}
 		for _, m := range rd.Messages {
@@ -217,6 +220,8 @@ func (r *replica) collect() {
 	}
 	r.reads.release(r.applied)
 }
+
+func electing(s raft.StateType) bool { return s == raft.StatePreCandidate || s == raft.StateCandidate }
 
 // leaderChanged answers the proposals that went to the old leader by message:
 // nobody can say what became of them.
@@ -697,7 +702,7 @@ func (r *replica) describe(s *Status) {
 	s.Commit = st.HardState.GetCommit()
 	conf := r.store.membership()
 	s.WaitingProposals, s.AppendQueue, s.ApplyQueue = len(r.proposals), len(r.appendQ), len(r.applyQ)
-	s.Full = r.full
+	s.Full, s.WaitingReads = r.full, r.reads.len()
 	s.Voters, s.Learners = conf.GetVoters(), conf.GetLearners()
 }
 

@@ -52,7 +52,7 @@ func (r *replica) wakeFor(m *pb.Message) {
 // idle reports whether nothing waits on this node.
 func (r *replica) idle() bool {
 	last := r.log.LastIndex()
-	return len(r.proposals) == 0 && r.reads.empty() && len(r.appendQ) == 0 && len(r.applyQ) == 0 && r.working == 0 &&
+	return len(r.proposals) == 0 && r.reads.len() == 0 && len(r.appendQ) == 0 && len(r.applyQ) == 0 && r.working == 0 &&
 		r.applied == last && r.rn.BasicStatus().HardState.GetCommit() == last && !r.store.inJoint()
 }
 

@@ -16,6 +16,7 @@ import (
 func (g *Group) sendSnapshot(rep *replica, m *pb.Message) {
 	err := g.trySendSnapshot(rep, m)
 	if err != nil {
+		g.m.metrics.snapshotsFailed.WithLabelValues(string(g.name)).Inc()
 		g.m.cfg.Logger.WithError(err).Warnf("raft group %s: sending a snapshot to node %d failed", g.name, m.GetTo())
 	}
 	if err == nil {
@@ -118,7 +119,8 @@ func (g *Group) writePart(path string, data io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, data)
+	n, err := io.Copy(f, data)
+	g.m.metrics.snapshotBytes.WithLabelValues(string(g.name)).Add(float64(n))
 	return errors.Join(err, f.Close())
 }
 

@@ -57,6 +57,7 @@ const (
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = 2 * time.Second
 	queueLength  = 8192 // messages that wait for one peer
+	maxStrangers = 256  // connections that have not said who they are
 )
 
 // TCPStats counts what happened since the start.
@@ -82,7 +83,11 @@ type TCP struct {
 
 	sent, received, dropped, refused atomic.Uint64
 	queued                           atomic.Int64
-	said                             sync.Map // what was logged once
+
+	saidMu sync.Mutex
+	said   map[string]bool // what was logged once
+
+	strangers chan struct{} // holds one for each connection that nobody is known to be behind
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -133,7 +138,7 @@ func ListenTCP(cfg TCPConfig) (*TCP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
 	}
-	t := &TCP{cfg: cfg, ln: ln, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
+	t := &TCP{cfg: cfg, ln: ln, peers: map[uint64]*peer{}, said: map[string]bool{}, strangers: make(chan struct{}, maxStrangers), conns: map[net.Conn]bool{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -417,12 +422,19 @@ func (t *TCP) untrack(c net.Conn) {
 	_ = c.Close()
 }
 
-// once logs a warning the first time that key comes up.
+// once logs a warning the first time that key comes up. Who connects has a say in the
+// keys: after maxSaid of them nothing more is logged or remembered.
 func (t *TCP) once(key, format string, args ...any) {
-	if _, known := t.said.LoadOrStore(key, true); !known {
-		t.cfg.Logger.Warnf(format, args...)
+	t.saidMu.Lock()
+	defer t.saidMu.Unlock()
+	if t.said[key] || len(t.said) >= maxSaid {
+		return
 	}
+	t.said[key] = true
+	t.cfg.Logger.Warnf(format, args...)
 }
+
+const maxSaid = 1000
 
 func (t *TCP) acceptLoop() {
 	defer t.work.Done()
@@ -443,8 +455,15 @@ func (t *TCP) acceptLoop() {
 		if !t.track(conn) {
 			return
 		}
-		t.work.Add(1)
-		go t.serve(conn)
+		select {
+		case t.strangers <- struct{}{}:
+			t.work.Add(1)
+			go t.serve(conn)
+		default:
+			t.untrack(conn)
+			t.refused.Add(1)
+			t.once("strangers", "raft transport: %d connections are open that have not said who they are: more are refused", maxStrangers)
+		}
 	}
 }
 
@@ -452,6 +471,8 @@ func (t *TCP) acceptLoop() {
 func (t *TCP) serve(raw net.Conn) {
 	defer t.work.Done()
 	defer t.untrack(raw)
+	known := sync.OnceFunc(func() { <-t.strangers })
+	defer known()
 	conn, join, err := t.secure(raw)
 	var from uint64
 	if err == nil && join {
@@ -461,7 +482,9 @@ func (t *TCP) serve(raw net.Conn) {
 	}
 	if err == nil {
 		var kind connKind
-		from, kind, err = t.welcome(conn)
+		if from, kind, err = t.welcome(conn); err == nil {
+			known()
+		}
 		switch {
 		case err != nil:
 		case kind == kindSnapshot:
