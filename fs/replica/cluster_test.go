@@ -32,6 +32,7 @@ type testCluster struct {
 	t     testing.TB
 	dir   string
 	lease time.Duration
+	size  uint64 // of a store in bytes
 	nodes []*testNode // by id - 1; nil: removed or never there
 }
 
@@ -54,7 +55,12 @@ func freePort(t testing.TB) string {
 // newTestCluster starts n nodes and returns when all of them vote.
 func newTestCluster(t testing.TB, n int, lease time.Duration) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, dir: t.TempDir(), lease: lease}
+	return newSizedCluster(t, n, lease, 256<<20)
+}
+
+func newSizedCluster(t testing.TB, n int, lease time.Duration, size uint64) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, dir: t.TempDir(), lease: lease, size: size}
 	t.Cleanup(func() {
 		var closing sync.WaitGroup
 		for _, n := range c.nodes {
@@ -76,7 +82,7 @@ func newTestCluster(t testing.TB, n int, lease time.Duration) *testCluster {
 func (c *testCluster) format(id uint64, addr string) *testNode {
 	c.t.Helper()
 	dir := filepath.Join(c.dir, fmt.Sprint("n", id))
-	if _, err := vde.Format(dir, vde.FormatOptions{Size: 256 << 20, NodeID: id}); err != nil {
+	if _, err := vde.Format(dir, vde.FormatOptions{Size: c.size, NodeID: id}); err != nil {
 		c.t.Fatal(err)
 	}
 	n := &testNode{dir: dir, cfg: &cluster.Config{
@@ -172,7 +178,7 @@ func (c *testCluster) eventually(what string, check func() error) {
 func TestClusterGrowsFromOne(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := &testCluster{t: t, dir: t.TempDir()}
+	c := &testCluster{t: t, dir: t.TempDir(), size: 256 << 20}
 	c.format(1, freePort(t))
 	one := c.up(1)
 	// Large writes of a node that is alone refer to its own image: who joins later must get their contents all the same.
@@ -791,4 +797,46 @@ func TestClusterPNG(t *testing.T) {
 			t.Errorf("node %d cannot open it afterwards: %v", id, err)
 		}
 	}
+}
+
+// TestClusterFull fills a cluster from all mounts at once: they are refused, nobody stops, and freeing makes room again.
+func TestClusterFull(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newSizedCluster(t, 3, 0, 64<<20)
+	chunk := bytes.Repeat([]byte{7}, 1<<20)
+	var writers sync.WaitGroup
+	for id := 1; id <= 3; id++ {
+		writers.Go(func() {
+			v := c.v(id)
+			ino := mkfile(t, v, fmt.Sprint("big", id))
+			for off := uint64(0); ; off += 1 << 20 {
+				_, err := v.Write(ctx, ino, off, chunk, 0)
+				if errors.Is(err, syscall.ENOSPC) && off > 0 {
+					return
+				}
+				if err != nil || off > 512<<20 {
+					t.Errorf("node %d at %d MiB: %v", id, off>>20, err)
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	for id := 1; id <= 3; id++ {
+		if s := c.v(id).Status(); s.Error != "" || s.Groups[0].Error != "" {
+			t.Errorf("node %d stopped: %q, %q", id, s.Error, s.Groups[0].Error)
+		}
+	}
+	for id := 1; id <= 3; id++ {
+		if _, err := c.v(2).Unlink(ctx, meta.RootIno, fmt.Sprint("big", id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ino := mkfile(t, c.v(3), "again")
+	c.eventually("room after freeing", func() error {
+		_, err := c.v(3).Write(ctx, ino, 0, chunk, 0)
+		return err
+	})
+	c.consistent()
 }

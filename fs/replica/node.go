@@ -331,6 +331,33 @@ func (n *node) heard(session, node, free uint64) {
 	n.seen[session] = s
 }
 
+// maxMargin bounds the room, in blocks, that is left free on the nodes of a cluster: what other mounts may be about to write
+// is not reserved here, and no replica may run out of space over what the others have agreed on.
+const maxMargin = 128 << 20 / blockSize
+
+// room refuses a change for which a majority of the nodes has no room.
+func (n *node) room(blocks uint64) error {
+	if !n.v.replicated(0) {
+		return nil
+	}
+	total, free := n.v.eng.Usage()
+	need := blocks + min(maxMargin, total/16)
+	have := []uint64{free}
+	n.seenMu.Lock()
+	for _, s := range n.seen {
+		if s.node != n.cfg.NodeID && s.free > 0 && time.Since(s.at) < n.lease {
+			have = append(have, s.free)
+		}
+	}
+	n.seenMu.Unlock()
+	slices.Sort(have)
+	// Of three the middle one, of four the second lowest: one that is fuller than that stops, and the others go on.
+	if least := have[(len(have)-1)/2]; least < need || free < need {
+		return errors.Join(syscall.ENOSPC, fmt.Errorf("%d blocks asked for, a majority of the nodes has %d free and keeps %d for the others", blocks, min(least, free), need-blocks))
+	}
+	return nil
+}
+
 // applied is told of every command that has changed the state of a group on this node, in the order of its log. It must be
 // quick.
 func (n *node) applied(slot uint16, p *proposal, res *posix.Result, mine bool) {

@@ -306,6 +306,11 @@ func (v *Volume) changeIn(ctx context.Context, slot uint16, c command.Command, o
 // reserve promises blocks to a change and returns the function that takes the promise back. What was unlinked is
 // freed first when that helps.
 func (v *Volume) reserve(ctx context.Context, blocks uint64) (func(), error) {
+	if v.node != nil && blocks > 0 {
+		if err := v.node.room(blocks); err != nil {
+			return nil, err
+		}
+	}
 	err := v.eng.Reserve(blocks)
 	if errors.Is(err, vde.ErrNoSpace) {
 		if derr := v.reaper.drain(ctx); derr != nil {
