@@ -32,7 +32,7 @@ type testCluster struct {
 	t     testing.TB
 	dir   string
 	lease time.Duration
-	size  uint64 // of a store in bytes
+	size  uint64      // of a store in bytes
 	nodes []*testNode // by id - 1; nil: removed or never there
 }
 

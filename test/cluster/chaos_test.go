@@ -22,6 +22,7 @@ import (
 
 var (
 	duration = flag.Duration("chaos.for", 15*time.Second, "how long the nodes suffer")
+	size     = flag.Int("chaos.nodes", 3, "how many nodes")
 	seed     = flag.Uint64("chaos.seed", 0, "of what happens to them; 0: from the clock")
 )
 
@@ -146,7 +147,7 @@ func TestChaos(t *testing.T) {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", *seed)
-	nodes := newNodes(t, 3, "cache=strict", "g1", "g2")
+	nodes := newNodes(t, *size, "cache=strict", "g1", "g2")
 	first := nodes[0].mnt
 	for k := range registers {
 		if err := os.WriteFile(filepath.Join(first, fmt.Sprint("register-", k)), make([]byte, 8), 0o644); err != nil {
