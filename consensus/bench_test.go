@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -16,10 +18,13 @@ import (
 )
 
 // realCluster is three nodes on real files, connected over loopback TCP.
-func realCluster(t testing.TB, tick time.Duration) []*Manager {
+func realCluster(t testing.TB, tick time.Duration) []*Manager { return realClusterAt(t, tick, 0) }
+
+// realClusterAt is realCluster with a limit on the rate of snapshots.
+func realClusterAt(t testing.TB, tick time.Duration, rate int) []*Manager {
 	var trs []*transport.TCP
 	for id := uint64(1); id <= 3; id++ {
-		tr, err := transport.ListenTCP(transport.TCPConfig{ID: id, Listen: "127.0.0.1:0"})
+		tr, err := transport.ListenTCP(transport.TCPConfig{ID: id, Listen: "127.0.0.1:0", SnapshotRate: rate})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,33 +84,200 @@ func TestClusterOverTCP(t *testing.T) {
 	})
 }
 
+// syncRate is how many times per second n bytes can be written behind each other and
+// made durable, in a file whose space is there.
+func syncRate(b *testing.B, n int) float64 {
+	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	data := make([]byte, n)
+	for at := 0; at < 32<<20; at += n {
+		if _, err := f.WriteAt(data, int64(at)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	count, begin := 0, time.Now()
+	for ; time.Since(begin) < time.Second; count++ {
+		if _, err := f.WriteAt(data, int64(count*n%(32<<20))); err != nil {
+			b.Fatal(err)
+		}
+		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return float64(count) / time.Since(begin).Seconds()
+}
+
+// propose64 makes b.N proposals, 64 of them under way at once.
+func propose64(b *testing.B, g *Group, cmd []byte) {
+	var wg sync.WaitGroup
+	next := make(chan struct{}, 64)
+	for range 64 {
+		wg.Go(func() {
+			for range next {
+				if _, err := g.Propose(bg, cmd, nil); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	for range b.N {
+		next <- struct{}{}
+	}
+	close(next)
+	wg.Wait()
+}
+
+// BenchmarkShareOfSyncRate has 64 durable proposals of 128 bytes under way, and reports
+// them as a share of what the disk would do with 64 in each sync.
+func BenchmarkShareOfSyncRate(b *testing.B) {
+	const size, batch = 128, 64
+	share := func(b *testing.B, g *Group) {
+		rate := syncRate(b, size*batch)
+		b.ResetTimer()
+		begin := time.Now()
+		propose64(b, g, make([]byte, size))
+		per := float64(b.N) / time.Since(begin).Seconds()
+		b.ReportMetric(per, "proposals/s")
+		b.ReportMetric(rate, "syncs/s")
+		b.ReportMetric(100*per/(rate*batch), "%")
+	}
+	b.Run("one", func(b *testing.B) {
+		m := mustManager(b, Config{FS: vfs.Default, Dir: b.TempDir(), Sync: SyncAlways})
+		share(b, mustCreate(b, m, "default", discard{}))
+	})
+	b.Run("three", func(b *testing.B) {
+		share(b, leaderOf(b, replicated(b, realCluster(b, 50*time.Millisecond), DefaultGroup)))
+	})
+}
+
+// BenchmarkShareOfDisk has proposals of 1 MiB on a node that is alone, synced at the
+// end, and reports them as a share of writing a file of the same size.
+func BenchmarkShareOfDisk(b *testing.B) {
+	m := mustManager(b, Config{FS: vfs.Default, Dir: b.TempDir()})
+	g := mustCreate(b, m, "default", discard{})
+	cmd := make([]byte, 1<<20)
+	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	begin := time.Now()
+	for range b.N {
+		if _, err := f.Write(cmd); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	file := time.Since(begin)
+	b.SetBytes(int64(len(cmd)))
+	b.ResetTimer()
+	begin = time.Now()
+	for range b.N {
+		if _, err := g.Propose(bg, cmd, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := g.Sync(bg); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(100*file.Seconds()/time.Since(begin).Seconds(), "%")
+	b.ReportMetric(float64(b.N)/file.Seconds()*float64(len(cmd))/1e6, "fileMB/s")
+}
+
 // BenchmarkReplicated has 64 proposals under way at once.
 func BenchmarkReplicated(b *testing.B) {
 	for _, size := range []int{128, 64 << 10} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			g := leaderOf(b, replicated(b, realCluster(b, 50*time.Millisecond), DefaultGroup))
-			cmd := make([]byte, size)
 			b.SetBytes(int64(size))
 			b.ResetTimer()
-			var wg sync.WaitGroup
-			next := make(chan struct{}, 64)
-			for range 64 {
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
-					for range next {
-						if _, err := g.Propose(bg, cmd, nil); err != nil {
-							b.Error(err)
-						}
-					}
-				}()
-			}
-			for range b.N {
-				next <- struct{}{}
-			}
-			close(next)
-			wg.Wait()
+			propose64(b, g, make([]byte, size))
 		})
+	}
+}
+
+// bulky is a state machine of which a snapshot is n bytes.
+type bulky struct {
+	discard
+	n        int64
+	restored chan struct{}
+}
+
+func (s bulky) Snapshot() (io.ReadCloser, error) {
+	return io.NopCloser(io.LimitReader(zeroReader{}, s.n)), nil
+}
+
+func (s bulky) Restore(_, _ uint64, data io.Reader) error {
+	if n, err := io.Copy(io.Discard, data); err != nil || n != s.n {
+		return fmt.Errorf("%d bytes, want %d: %w", n, s.n, err)
+	}
+	s.restored <- struct{}{}
+	return nil
+}
+
+// BenchmarkSnapshot adds a node to a group whose snapshot has 1 GiB, while proposals go
+// on: how long until it is installed, and how long the slowest proposal took meanwhile.
+// RAFT_SNAPSHOT_RATE limits it, in bytes per second.
+func BenchmarkSnapshot(b *testing.B) {
+	rate := 0
+	_, _ = fmt.Sscan(os.Getenv("RAFT_SNAPSHOT_RATE"), &rate)
+	const size = 1 << 30
+	for range b.N {
+		ms := realClusterAt(b, 50*time.Millisecond, rate)
+		sm := bulky{n: size, restored: make(chan struct{}, 9)}
+		var gs []*Group
+		for i, m := range ms {
+			g, err := (*Group)(nil), error(nil)
+			if i < 2 {
+				g, err = m.CreateReplicatedGroup(DefaultGroup, sm, 1, 2)
+			} else {
+				g, err = m.JoinGroup(DefaultGroup, sm)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			gs = append(gs, g)
+		}
+		leader := leaderOf(b, gs[:2])
+		for range 10 {
+			if _, err := leader.Propose(bg, make([]byte, 128), nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := leader.log.Reset(leader.LastIndex(), leader.log.LastTerm()); err != nil { // nothing but a snapshot will do
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		if err := leader.ChangeMembers(bg, MemberChange{3, Learner}); err != nil {
+			b.Fatal(err)
+		}
+		var worst time.Duration
+		count := 0
+		for done := false; !done; count++ {
+			at := time.Now()
+			if _, err := leader.Propose(bg, make([]byte, 128), nil); err != nil {
+				b.Fatal(err)
+			}
+			worst = max(worst, time.Since(at))
+			select {
+			case <-sm.restored:
+				done = true
+			default:
+			}
+		}
+		took := time.Since(begin)
+		b.ReportMetric(took.Seconds(), "s")
+		b.ReportMetric(size/took.Seconds()/1e6, "MB/s")
+		b.ReportMetric(float64(worst.Milliseconds()), "ms-slowest-proposal")
+		b.ReportMetric(float64(count)/took.Seconds(), "proposals/s")
 	}
 }
 

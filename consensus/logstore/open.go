@@ -330,8 +330,12 @@ func (l *FileLogStore) indexCovers(s *foundSegment, limit uint64) bool {
 		return false
 	}
 	st, err := f.Stat()
-	count := binary.LittleEndian.Uint64(h[8:])
-	return err == nil && count < 1<<32 && count >= limit-s.first && st.Size() == int64(indexHeader+indexEntry*count)
+	count, end := binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint64(h[16:])
+	if err != nil || count >= 1<<32 || count < limit-s.first || st.Size() != int64(indexHeader+indexEntry*count) || end < segmentHeader || end > 1<<32 {
+		return false
+	}
+	s.end = int64(end) // what is good for telling how much the log holds; reading checks it
+	return true
 }
 
 // evidence returns up to which index the segments were once durable, and what

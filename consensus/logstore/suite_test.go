@@ -113,6 +113,13 @@ func TestSuiteTail(t *testing.T) {
 		if err := l.Sync(); err != nil {
 			t.Fatal(err)
 		}
+		if h.reopens {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			l = mustOpen(t, h)
+			defer l.Close()
+		}
 		for _, keep := range []int64{1 << 40, 20_000, 3_000, 100, 1} {
 			at := l.Tail(keep)
 			if keep > 1<<30 && at != l.FirstIndex()-1 {
