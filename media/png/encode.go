@@ -42,8 +42,8 @@ var (
 		params:  deflate.Quick,
 	}
 	bestEffort = effort{
-		direct:  []strategy{strategyStored, strategyNone, strategyMinSum, strategyEntropy, strategyBigrams},
-		indexed: []strategy{strategyStored, strategyNone, strategyBigrams},
+		direct:  []strategy{strategyNone, strategySub, strategyEntropy, strategyBigrams},
+		indexed: []strategy{strategyNone, strategySub, strategyBigrams},
 		finals:  1,
 		hope:    55,
 		params:  deflate.Normal,

@@ -37,6 +37,7 @@ func reencodeAndCheck(t *testing.T, in []byte, o Options) ([]byte, Report) {
 		t.Fatal(err)
 	}
 	samePixels(t, in, out)
+	sameChunks(t, in, out)
 	return out, r
 }
 
