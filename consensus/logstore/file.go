@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,11 @@ const (
 	// record, so that most syncs find the file's size and blocks settled and need
 	// no transaction of the filesystem's journal.
 	zeroAhead = 256 << 10
+
+	// gatherFrom is from how many callers of Sync at once a flush waits for more of
+	// them, at most gatherLimit or an eighth of what the last flush took.
+	gatherFrom  = 8
+	gatherLimit = 500 * time.Microsecond
 
 	diskCategory = vfs.DiskWriteCategory("raft-log")
 )
@@ -66,7 +72,7 @@ type FileOptions struct {
 
 // FileLogStore is the LogStore in files. FORMAT.md draws them.
 //
-// Lock order: syncMu, then mu. No file is synced or removed with mu held, so
+// Lock order: syncMu, then mu; turn.L stands alone. No file is synced or removed with mu held, so
 // appends go on during a sync.
 type FileLogStore struct {
 	opts   FileOptions
@@ -75,6 +81,13 @@ type FileLogStore struct {
 	syncMu sync.Mutex // serialises syncs, and keeps segments from vanishing during one
 
 	durable atomic.Uint64
+
+	// Who syncs. flushing is guarded by turn.L; crowd and lastFlush are of who has set it.
+	syncers   atomic.Int64 // calls of Sync that need a flush
+	turn      *sync.Cond   // signalled when flushing becomes false
+	flushing  bool
+	crowd     int64 // syncers at the end of the last flush
+	lastFlush time.Duration
 
 	mu sync.Mutex // guards everything below
 	// segs are the live segments; the last one is appended to. There is always one.
@@ -351,15 +364,48 @@ func (l *FileLogStore) Sync() error {
 	if l.durable.Load() >= target {
 		return nil
 	}
-	l.syncMu.Lock()
-	defer l.syncMu.Unlock()
+	l.syncers.Add(1)
+	defer l.syncers.Add(-1)
+	l.turn.L.Lock()
+	for l.flushing && l.durable.Load() < target {
+		l.turn.Wait()
+	}
 	if l.durable.Load() >= target {
-		// The one before us has done our work, unless it failed.
+		// Somebody has done our work, unless it failed.
+		l.turn.L.Unlock()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.usableLocked()
 	}
-	return l.flush()
+	l.flushing = true
+	l.turn.L.Unlock()
+
+	l.gather()
+	l.syncMu.Lock()
+	began := time.Now()
+	err = l.flush()
+	l.lastFlush = time.Since(began)
+	l.syncMu.Unlock()
+
+	l.turn.L.Lock()
+	l.flushing = false
+	l.crowd = l.syncers.Load()
+	l.turn.L.Unlock()
+	l.turn.Broadcast()
+	return err
+}
+
+// gather waits a moment for those whom the last flush let go: half of a crowd is on its
+// way to append again when the other half could begin the next flush, and both halves
+// would take turns for good. Only who has set flushing calls it.
+func (l *FileLogStore) gather() {
+	if l.crowd < gatherFrom {
+		return
+	}
+	deadline := time.Now().Add(min(l.lastFlush/8, gatherLimit))
+	for time.Now().Before(deadline) && l.LastIndex()-min(l.durable.Load(), l.LastIndex()) < uint64(l.crowd) {
+		runtime.Gosched()
+	}
 }
 
 // flush syncs all dirty segments. The caller holds syncMu, not mu.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 )
@@ -27,7 +28,7 @@ func OpenFile(opts FileOptions) (*FileLogStore, error) {
 	if opts.SegmentSize < 1<<10 || opts.SegmentSize > 1<<30 {
 		return nil, fmt.Errorf("logstore: segment size %d is out of the range %d..%d", opts.SegmentSize, 1<<10, 1<<30)
 	}
-	l := &FileLogStore{
+	l := &FileLogStore{turn: sync.NewCond(&sync.Mutex{}),
 		opts:  opts,
 		log:   opts.Logger,
 		cache: entryCache{limit: opts.CacheBytes},
