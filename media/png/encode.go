@@ -218,6 +218,9 @@ func (e *encoder) rank(forms, samples []*raster, eff effort, buf []byte, b *budg
 		if len(form.stored) == 0 {
 			strategies = without(strategies, strategyStored)
 		}
+		if form.narrow() {
+			strategies = slices.DeleteFunc(slices.Clone(strategies), func(s strategy) bool { return s >= strategyMinSum })
+		}
 		if len(forms) == 1 && len(strategies) == 1 {
 			return []candidate{{ra: form, sample: samples[i], s: strategies[0]}}, nil
 		}

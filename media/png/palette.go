@@ -251,7 +251,7 @@ func paletteToDirect(ra *raster, t *translator, colour bool) *raster {
 	switch {
 	case isGray && opaque:
 		return nil // paletteToGray
-	case isGray && t.fits(grayAlpha, 8):
+	case isGray && t.fits(grayAlpha, 8) && pixels <= maxDirect/2:
 		ct = grayAlpha
 	case !colour || pixels > directPixels*len(list):
 		return nil
@@ -282,6 +282,10 @@ func paletteToDirect(ra *raster, t *translator, colour bool) *raster {
 	return r
 }
 
-// directPixels is up to how many pixels for each entry of its palette a
-// picture is tried without it.
-const directPixels = 64
+const (
+	// directPixels is up to how many pixels for each entry of its palette a
+	// picture is tried without it.
+	directPixels = 64
+	// maxDirect bounds the bytes of a picture that takes more without its palette.
+	maxDirect = 1 << 20
+)

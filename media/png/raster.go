@@ -31,6 +31,10 @@ func (ra *raster) rowCount() int {
 // filteredSize is the length of the stream that is deflated.
 func (ra *raster) filteredSize() int { return len(ra.pix) + ra.rowCount() }
 
+// narrow tells whether a large picture has so few bytes in a row that what is
+// noted of every row would take much beside the picture.
+func (ra *raster) narrow() bool { return len(ra.pix) > 1<<20 && len(ra.pix) < 32*ra.rowCount() }
+
 // widest is the length of the longest row.
 func (ra *raster) widest() int {
 	n := 0
@@ -68,11 +72,8 @@ func decode(f *file, b *budget) (*raster, error) {
 		if err := b.spend(len(row)); err != nil {
 			return nil, err
 		}
-		if len(ra.pix)+len(row) > cap(ra.pix) {
-			ra.pix = append(make([]byte, 0, min(size, 8*cap(ra.pix)+len(row))), ra.pix...)
-		}
-		ra.pix = append(ra.pix, row...)
-		ra.stored = append(ra.stored, filter)
+		ra.pix = append(grown(ra.pix, len(row), size), row...)
+		ra.stored = append(grown(ra.stored, 1, rows), filter)
 	}
 	if f.hdr.ctype == indexed {
 		if err := ra.checkIndices(); err != nil {
@@ -80,6 +81,14 @@ func decode(f *file, b *budget) (*raster, error) {
 		}
 	}
 	return ra, nil
+}
+
+// grown gives buf with room for n more bytes, in few steps that end at most.
+func grown(buf []byte, n, most int) []byte {
+	if len(buf)+n <= cap(buf) {
+		return buf
+	}
+	return append(make([]byte, 0, min(most, 8*cap(buf)+n)), buf...)
 }
 
 // checkIndices refuses a picture that uses an entry its palette does not

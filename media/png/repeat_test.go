@@ -139,3 +139,68 @@ func TestMemory(t *testing.T) {
 		}
 	}
 }
+
+// TestMemoryOfLargePictures is TestMemory with pictures beside which the 16 MiB
+// count little.
+func TestMemoryOfLargePictures(t *testing.T) {
+	if raceEnabled || testing.Short() {
+		t.Skip("the race detector allocates too")
+	}
+	veiled := build{hdr: header{width: 4000, height: 3000, depth: 8, ctype: indexed}, level: 1}
+	var alpha []byte
+	for i := range 200 {
+		veiled.plte = append(veiled.plte, byte(i), byte(i), byte(i))
+		alpha = append(alpha, byte(255-i/2))
+	}
+	veiled.middle = []chunk{{"tRNS", alpha}}
+	for _, c := range []struct {
+		name string
+		b    build
+	}{
+		{"gray with alpha in a palette", veiled},
+		{"one pixel wide", build{hdr: header{width: 1, height: 6 << 20, depth: 8, ctype: gray}, level: 1}},
+		{"rgba that becomes a palette", build{hdr: header{width: 2000, height: 1500, depth: 8, ctype: rgba}, level: 1}},
+		{"rgba of 16 bits", build{hdr: header{width: 1500, height: 1000, depth: 16, ctype: rgba}, level: 1}},
+	} {
+		h := c.b.hdr
+		px := h.bitsPerPixel() / 8
+		raw := make([]byte, 0, h.rawSize(1<<40))
+		for y := range h.height {
+			raw = append(raw, 0)
+			for x := range h.width {
+				for i := range px {
+					raw = append(raw, byte((x/700+y/600)*9+i*3)%199)
+				}
+			}
+		}
+		list := []chunk{{"IHDR", h.encode()}}
+		if c.b.plte != nil {
+			list = append(list, chunk{"PLTE", c.b.plte})
+		}
+		list = append(list, c.b.middle...)
+		in := join(append(list, chunk{"IDAT", deflateZlib(raw, 1)}, chunk{"IEND", nil}))
+		size := int64(len(raw))
+		raw = nil
+		for _, l := range []Level{Default, Best} {
+			t.Run(c.name+"/"+l.String(), func(t *testing.T) {
+				defer debug.SetGCPercent(debug.SetGCPercent(-1))
+				runtime.GC()
+				runtime.GC()
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				o := DefaultOptions()
+				o.Level = l
+				_, r, err := Reencode(context.Background(), in, o)
+				if err != nil || r.Kept {
+					t.Fatalf("%+v, %v", r, err)
+				}
+				runtime.ReadMemStats(&after)
+				used, limit := int64(after.TotalAlloc-before.TotalAlloc), 4*size+16<<20+int64(len(in))
+				t.Logf("%d KiB of %d, %v, %v", used>>10, limit>>10, r.After, r.Elapsed)
+				if used > limit {
+					t.Errorf("%d KiB allocated, %d allowed", used>>10, limit>>10)
+				}
+			})
+		}
+	}
+}
