@@ -108,23 +108,27 @@ func (s state) Join(ctx context.Context, invite [16]byte, secret [32]byte, now t
 
 // answers tells which nodes have been heard of lately.
 func (n *node) answers() map[uint64]bool {
+	alive := map[uint64]bool{n.cfg.NodeID: true}
+	sessions, err := posix.Sessions(n.v.factReader(0))
+	if err != nil {
+		n.v.log.WithError(err).Warn("reading the sessions")
+		return alive
+	}
 	n.seenMu.Lock()
 	defer n.seenMu.Unlock()
-	alive := map[uint64]bool{n.cfg.NodeID: true}
-	for _, s := range n.seen {
-		if time.Since(s.at) < n.lease*5/8 { // two signs of life and a little
-			alive[s.node] = true
+	for _, s := range sessions {
+		if seen, ok := n.seen[s.ID]; ok && time.Since(seen.at) < n.lease*5/8 { // two signs of life and a little
+			alive[s.Node] = true
 		}
 	}
 	return alive
 }
 
-// Remove implements cluster.State.
-func (s state) Remove(ctx context.Context, id uint64, force bool) error {
-	n := s.n
+// quorumWithout tells whether the voters but one that answer are a majority of each group; nil if they are.
+func (n *node) quorumWithout(id uint64) error {
+	up := n.answers()
 	for _, g := range n.v.all() {
 		var rest, alive []uint64
-		up := n.answers()
 		for _, v := range g.Status().Voters {
 			if v == id {
 				continue
@@ -135,11 +139,28 @@ func (s state) Remove(ctx context.Context, id uint64, force bool) error {
 		}
 		switch {
 		case len(rest) == 0:
-			return fmt.Errorf("%w: node %d is the only one that has group %s: without it the filesystem is gone", cluster.ErrQuorum, id, g.Name())
-		case len(alive) <= len(rest)/2 && !force:
+			return fmt.Errorf("%w: node %d is the only one that has group %s: without it the filesystem is gone", errLast, id, g.Name())
+		case len(alive) <= len(rest)/2:
 			return fmt.Errorf("%w: without node %d group %s has the voters %d, of which only %d answer: every write would wait until one comes back",
 				cluster.ErrQuorum, id, g.Name(), rest, alive)
 		}
+	}
+	return nil
+}
+
+// errLast is the cluster.ErrQuorum that no force overcomes.
+var errLast = fmt.Errorf("%w at all", cluster.ErrQuorum)
+
+// Remove implements cluster.State.
+func (s state) Remove(ctx context.Context, id uint64, force bool) error {
+	n := s.n
+	err := n.quorumWithout(id)
+	for wait := time.Now().Add(n.lease / 2); err != nil && time.Now().Before(wait) && ctx.Err() == nil; {
+		time.Sleep(50 * time.Millisecond) // a node that has just started has not heard of all others yet
+		err = n.quorumWithout(id)
+	}
+	if err != nil && (!force || errors.Is(err, errLast)) {
+		return err
 	}
 	if _, err := n.v.propose(ctx, &command.RemoveNode{ID: id}); err != nil {
 		return explain(err, map[syscall.Errno]error{syscall.ENOENT: cluster.ErrUnknownNode}, fmt.Sprintf("node %d", id))

@@ -68,8 +68,7 @@ type node struct {
 // seen is what this node has heard of a session.
 type seen struct {
 	at   time.Time
-	node uint64
-	free uint64 // blocks
+	free uint64 // blocks; 0: not told yet
 }
 
 // session is this mount as the groups know it.
@@ -281,7 +280,7 @@ func (n *node) expireSessions(ctx context.Context) {
 		n.seenMu.Lock()
 		known, ok := n.seen[s.ID]
 		if !ok {
-			n.seen[s.ID] = seen{at: time.Now(), node: s.Node}
+			n.seen[s.ID] = seen{at: time.Now()}
 		}
 		n.seenMu.Unlock()
 		if !ok || time.Since(known.at) < n.lease || s.ID == n.session.Load().id {
@@ -317,14 +316,11 @@ func (n *node) endStraySessions(ctx context.Context, g *group) {
 }
 
 // heard notes a sign of life. It is called while applying.
-func (n *node) heard(session, node, free uint64) {
+func (n *node) heard(session, free uint64) {
 	n.seenMu.Lock()
 	defer n.seenMu.Unlock()
 	s := n.seen[session]
 	s.at = time.Now()
-	if node != 0 {
-		s.node = node
-	}
 	if free != 0 {
 		s.free = free
 	}
@@ -343,9 +339,10 @@ func (n *node) room(blocks uint64) error {
 	total, free := n.v.eng.Usage()
 	need := blocks + min(maxMargin, total/16)
 	have := []uint64{free}
+	own := n.session.Load()
 	n.seenMu.Lock()
-	for _, s := range n.seen {
-		if s.node != n.cfg.NodeID && s.free > 0 && time.Since(s.at) < n.lease {
+	for id, s := range n.seen {
+		if (own == nil || id != own.id) && s.free > 0 && time.Since(s.at) < n.lease {
 			have = append(have, s.free)
 		}
 	}
@@ -362,7 +359,7 @@ func (n *node) room(blocks uint64) error {
 // quick.
 func (n *node) applied(slot uint16, p *proposal, res *posix.Result, mine bool) {
 	if p.tag.Session != 0 {
-		n.heard(p.tag.Session, 0, 0)
+		n.heard(p.tag.Session, 0)
 	}
 	if res.Err != nil {
 		return
@@ -372,9 +369,9 @@ func (n *node) applied(slot uint16, p *proposal, res *posix.Result, mine bool) {
 	}
 	switch c := p.cmd.(type) {
 	case *command.KeepAlive:
-		n.heard(c.Session, 0, c.Free)
+		n.heard(c.Session, c.Free)
 	case *command.BeginSession:
-		n.heard(c.Session, c.Node, 0)
+		n.heard(c.Session, 0)
 		n.locks.wakeAll()
 		n.thawed(slot)
 	case *command.EndSession:
