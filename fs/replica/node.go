@@ -517,7 +517,7 @@ func (v *Volume) proposeTagged(ctx context.Context, g *group, c command.Command,
 		switch {
 		case err == nil:
 			return r.(outcome).rest()
-		case errors.Is(err, consensus.ErrNotAppended):
+		case errors.Is(err, consensus.ErrNotAppended), errors.Is(err, consensus.ErrDiskFull) && (tag == nil || !tag.Retry):
 			return posix.Result{}, errors.Join(syscall.ENOSPC, err)
 		case ctx.Err() != nil:
 			return posix.Result{}, errors.Join(syscall.EIO, fmt.Errorf("no majority of the nodes answers: %w", err))
