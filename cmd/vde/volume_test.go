@@ -16,7 +16,7 @@ func TestVolumeOptions(t *testing.T) {
 			return o.Memory == 1<<30 && !o.ReadOnly && !o.Strict && o.Atime == replica.Relatime
 		},
 		"memory=256M":         func(o replica.Options) bool { return o.Memory == 256<<20 },
-		"memory=16777215T":    func(o replica.Options) bool { return o.Memory > 0 && o.Memory <= math.MaxInt64 },
+		"memory=16777215T":    func(o replica.Options) bool { return o.Memory == math.MaxInt64 },
 		"ro,noatime":          func(o replica.Options) bool { return o.ReadOnly && o.Atime == replica.Noatime },
 		"cache=strict":        func(o replica.Options) bool { return o.Strict },
 		"timeout=7s,atime,rw": func(o replica.Options) bool { return o.Timeout.Seconds() == 7 },
