@@ -94,7 +94,7 @@ func (v *Volume) makeApart(ctx context.Context, n fs.NewNode, slot uint16, open 
 
 // step is between two halves of an operation: a test may have the mount die there.
 func (v *Volume) step(name string) error {
-	if v.node.dies != nil && v.node.dies(name) {
+	if dies := v.node.dies.Load(); dies != nil && (*dies)(name) {
 		return errors.Join(syscall.EIO, errors.New("died"))
 	}
 	return nil

@@ -101,11 +101,10 @@ func (c *testCluster) format(id uint64, addr string) *testNode {
 func (c *testCluster) up(id uint64) *Volume {
 	c.t.Helper()
 	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease})
+	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond})
 	if err != nil {
 		c.t.Fatalf("node %d: %v", id, err)
 	}
-	v.node.resolve = 200 * time.Millisecond
 	n.v = v
 	return v
 }
@@ -248,16 +247,18 @@ func TestClusterWithoutMajority(t *testing.T) {
 	ctx := context.Background()
 	c := newTestCluster(t, 3, 0)
 	v := c.v(3)
-	v.node.timeout = 700 * time.Millisecond
 	c.down(1)
 	c.down(2)
-	if _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "x", Mode: unix.S_IFREG}); fs.ToErrno(err) != syscall.EIO {
+	short, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
+	defer cancel()
+	if _, err := v.Make(short, fs.NewNode{Parent: meta.RootIno, Name: "x", Mode: unix.S_IFREG}); fs.ToErrno(err) != syscall.EIO {
 		t.Errorf("a file was made without a majority: %v", err)
 	}
-	if _, err := v.Lookup(ctx, meta.RootIno, "x"); fs.ToErrno(err) != syscall.EIO {
+	short, cancel = context.WithTimeout(ctx, 700*time.Millisecond)
+	defer cancel()
+	if _, err := v.Lookup(short, meta.RootIno, "x"); fs.ToErrno(err) != syscall.EIO {
 		t.Errorf("a lookup without a majority: %v", err)
 	}
-	v.node.timeout = 20 * time.Second
 	var up sync.WaitGroup
 	up.Go(func() { c.up(1) })
 	if _, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "y", Mode: unix.S_IFREG}); err != nil {
@@ -630,7 +631,8 @@ func TestClusterDiesBetween(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v.node.dies = func(s string) bool { return s == step }
+		dies := func(s string) bool { return s == step }
+		v.node.dies.Store(&dies)
 		name := apart("new")
 		switch step {
 		case "made", "named":

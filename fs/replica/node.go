@@ -48,10 +48,10 @@ type node struct {
 	loose   *looseEnds
 	freezes freezes
 
-	lease   time.Duration          // sessionLease, less in tests
-	resolve time.Duration          // resolveAfter, less in tests
-	dies    func(step string) bool // set by tests: see Volume.step
-	dead    atomic.Bool            // set by tests: Close leaves everything as a crash would
+	lease   time.Duration                          // sessionLease, less in tests
+	resolve time.Duration                          // resolveAfter, less in tests
+	dies    atomic.Pointer[func(step string) bool] // set by tests: see Volume.step
+	dead    atomic.Bool                            // set by tests: Close leaves everything as a crash would
 
 	jobsMu sync.Mutex
 	jobs   sync.WaitGroup // what applying has begun; Add with jobsMu held and over false
@@ -109,14 +109,17 @@ func (s *session) end(slot uint16, seq uint64) {
 
 // openNode makes the volume a node: its transport listens when this returns.
 func openNode(v *Volume, o Options) (*node, error) {
-	cfg, timeout, lease := o.Cluster, o.Timeout, o.lease
+	cfg, timeout, lease, resolve := o.Cluster, o.Timeout, o.lease, o.resolve
 	if lease == 0 {
 		lease = sessionLease
+	}
+	if resolve == 0 {
+		resolve = resolveAfter
 	}
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	n := &node{v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolveAfter, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
+	n := &node{v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolve, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
 	n.kernel.wake = make(chan struct{}, 1)
 	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}

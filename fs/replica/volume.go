@@ -42,7 +42,8 @@ type Options struct {
 	CheckpointEvery time.Duration
 	Memory          int64
 
-	lease time.Duration // of the mount's session; 0: sessionLease
+	lease   time.Duration // of the mount's session; 0: sessionLease
+	resolve time.Duration // 0: resolveAfter
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
