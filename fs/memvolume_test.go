@@ -223,7 +223,7 @@ func (v *memVolume) SetAttr(_ context.Context, ino meta.Ino, c SetAttr) (meta.In
 	if c.KillPriv {
 		in.killPriv()
 	}
-	if c.Size != nil || c.UID != nil || c.GID != nil {
+	if (c.Size != nil || c.UID != nil || c.GID != nil) && !in.isDir() {
 		delete(in.xattrs, capabilityXattr)
 	}
 	if c.Mode != nil {
