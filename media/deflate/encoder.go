@@ -23,10 +23,10 @@ type Params struct {
 
 // Sets of parameters.
 var (
-	Swift    = Params{Depth: 8, Nice: 32, Passes: 2}
-	Quick    = Params{Depth: 24, Nice: 48, Passes: 2}
-	Normal   = Params{Depth: 40, Nice: 128, Order: 128, Passes: 1}
-	Thorough = Params{Depth: 120, Nice: 258, Order: 258, Passes: 5}
+	Swift    = Params{Depth: 8, Nice: 32, Passes: 1}
+	Quick    = Params{Depth: 12, Nice: 48, Order: 48, Passes: 1}
+	Normal   = Params{Depth: 24, Nice: 100, Order: 100, Passes: 1}
+	Thorough = Params{Depth: 60, Nice: 258, Order: 258, Passes: 2}
 )
 
 func (p Params) validate() error {
@@ -57,6 +57,7 @@ type Encoder struct {
 	saved  []int64
 	block  dynamic
 	h      histogram
+	prior  histogram // of the chunk before; without counts at the start of a stream
 }
 
 // Append deflates src, appends it to dst as a whole stream and gives the
@@ -90,6 +91,7 @@ func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func
 	}
 	base := len(w.out)
 	e.finder.reset(src, p)
+	e.prior = histogram{}
 	defer func() { e.finder.src, e.chunk.src = nil, nil }()
 	if len(src) == 0 {
 		w.header(typeFixed, true)
@@ -161,13 +163,17 @@ func (e *Encoder) gather(src []byte, pos int) {
 // parse finds the sequences of the chunk and writes its blocks.
 func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	c := &e.chunk
-	c.lazy()
+	if known := e.prior.literal[endOfBlock] > 0; !known || p.Passes == 0 {
+		c.lazy()
+		c.count(0, c.n, &e.prior)
+	}
 	if p.Passes > 0 {
-		c.count(0, c.n, &e.h)
-		e.costs.entropyCosts(&e.h)
+		// The chunk before tells more of what is cheap than a lazy search.
+		e.costs.entropyCosts(&e.prior)
 		c.cheapest(0, c.n, &e.costs)
 	}
 	ps := e.split(c)
+	e.prior = histogram{}
 	for i := range ps {
 		from, to := ps[i].from, ps[i].to
 		h := &ps[i].h
@@ -180,6 +186,7 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 			}
 			last = cost
 		}
+		e.prior.add(h)
 		e.write(w, from, to, h, final && i == len(ps)-1)
 	}
 }

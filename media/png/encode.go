@@ -53,7 +53,7 @@ var (
 		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
 			strategyMinSum, strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyMinSum, strategyBigrams},
-		finals:  4,
+		finals:  3,
 		params:  deflate.Thorough,
 	}
 )
