@@ -24,6 +24,8 @@ type filesystem struct {
 	handles  atomic.Uint64 // the last handle given
 	locks    *lockTable    // nil: locks are the kernel's
 	shared   SharedLocker  // nil: nobody else has locks
+	others   SharedVolume  // nil: nobody else has the volume
+	failures failures
 	stats    counters
 
 	// writeback: the kernel agreed to keep a writeback cache. Set by Init, before the first request.
@@ -55,6 +57,9 @@ func newFilesystem(volume Volume, options MountOptions) *filesystem {
 	if options.ServerLocks {
 		f.locks = newLockTable()
 		f.shared, _ = volume.(SharedLocker)
+	}
+	if options.Shared {
+		f.others, _ = volume.(SharedVolume)
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f

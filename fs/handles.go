@@ -12,27 +12,32 @@ import (
 // nothing hangs on the number but the locks that were taken through it. What is counted per inode (open files, writers) is
 // in the node table, and each open file holds a Reference on its inode.
 
-// handleNoAtime is the bit of a handle's number that says that it was opened with O_NOATIME: COPY_FILE_RANGE tells no flags.
-const handleNoAtime = 1
+// The lowest bits of a handle's number say how it was opened; the rest counts.
+const (
+	handleNoAtime = 1 << iota // with O_NOATIME: COPY_FILE_RANGE tells no flags
+	// handleDirect: past the kernel's cache, which then leaves O_SYNC to the server. Flags of a request do not say it: programs
+	// change O_DIRECT of an open file.
+	handleDirect
+
+	handleBits = iota
+)
 
 // opened answers an open: the caller has referenced the inode.
 func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.OpenOut) {
 	f.nodes.open(node, writes(flags), dropCaps)
-	out.Fh = f.handles.Add(1) << 1
+	out.Fh = f.handles.Add(1) << handleBits
 	if flags&syscall.O_NOATIME != 0 {
 		out.Fh |= handleNoAtime
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	if !f.writeback {
-		// Nothing is reported at close that was not reported by a write.
-		if f.locks == nil && f.closing == nil {
-			out.OpenFlags |= fuse.FOPEN_NOFLUSH
-		}
-		// Where an append to a shared file goes is known when it is applied: not before, so there is no page for it.
-		appendShared := f.options.Shared && flags&syscall.O_APPEND != 0 && writes(flags)
-		if f.options.NoCache || flags&syscall.O_DIRECT != 0 || appendShared {
-			out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
-		}
+	if !f.writeback && f.locks == nil && f.closing == nil {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing is reported at close that was not reported by a write
+	}
+	// Where an append to a shared file goes is known when it is applied: not before, so there is no page for it.
+	appendShared := f.options.Shared && flags&syscall.O_APPEND != 0 && writes(flags)
+	if f.options.NoCache || flags&syscall.O_DIRECT != 0 && !f.writeback || appendShared {
+		out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+		out.Fh |= handleDirect
 	}
 }
 
@@ -46,6 +51,9 @@ func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		f.unlockHandle(in.NodeId, in.Fh)
 	}
 	f.nodes.release(in.NodeId, writes(in.Flags))
+	if f.nodes.get(in.NodeId).opens == 0 {
+		f.failures.drop(in.NodeId)
+	}
 	f.volume.Unreference(f.ino(in.NodeId))
 }
 

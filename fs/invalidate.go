@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"fmt"
 	"syscall"
 
@@ -17,6 +18,9 @@ import (
 type SharedVolume interface {
 	// AttachKernel tells whom to tell of such changes, before the first request; nil after the last.
 	AttachKernel(Kernel)
+	// Settle returns when what was written with WriteBehind to an inode before the call has taken effect, with the error of
+	// the first write that has not and of which no call has told yet.
+	Settle(ctx context.Context, ino meta.Ino) error
 }
 
 // Kernel is told to forget what another mount has changed; see above for when it may be called.

@@ -126,6 +126,8 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		how |= WriteFromCache
 	case !f.writeback && !fromCache && in.Flags&syscall.O_APPEND != 0:
 		how |= WriteAppend
+	case f.mayWriteBehind(in):
+		how = WriteBehind
 	}
 	inode, err := f.volume.Write(f.ctx, ino, in.Offset, data, how)
 	if err == nil && how&WriteKillPriv != 0 {
@@ -140,7 +142,7 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		}
 	}
 	// With FOPEN_DIRECT_IO the kernel leaves O_SYNC to the server; otherwise it sends an FSYNC itself.
-	if !f.writeback && !fromCache && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0 && (f.options.NoCache || in.Flags&syscall.O_DIRECT != 0) {
+	if in.Fh&handleDirect != 0 && !fromCache && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0 {
 		if err := f.volume.Sync(f.ctx); err != nil {
 			return 0, f.status(opWrite, ino, err)
 		}
@@ -150,24 +152,28 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 }
 
 // Flush is asked at every close(2). There is nothing to do: the kernel itself writes its cache back before and reports
-// what failed. ENOSYS tells it never to ask again. With locks here, those of the closing process go; a volume that has
-// something to do at close(2) does it.
+// what failed. ENOSYS tells it never to ask again. Where others share the volume, what was written behind is done before
+// they open the file; with locks here, those of the closing process go; a volume that has something to do at close(2) does it.
 func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	f.count(opFlush)
 	if f.locks == nil && f.closing == nil {
 		return fuse.ENOSYS
 	}
+	err := f.settleHandle(in.NodeId, in.Fh)
 	f.flushed(in)
-	if f.locks == nil {
-		return fuse.OK
+	if f.locks != nil {
+		f.unlockOwner(in.NodeId, in.LockOwner)
 	}
-	f.unlockOwner(in.NodeId, in.LockOwner)
-	return fuse.OK
+	return f.status(opFlush, f.ino(in.NodeId), err)
 }
 
 func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	f.count(opFsync)
-	return f.status(opFsync, f.ino(in.NodeId), f.volume.Sync(f.ctx))
+	err := f.settleHandle(in.NodeId, in.Fh)
+	if err == nil {
+		err = f.volume.Sync(f.ctx)
+	}
+	return f.status(opFsync, f.ino(in.NodeId), err)
 }
 
 // killPriv drops the set-id bits of a file before an ordinary user changes its contents. Of writes and truncations the kernel

@@ -80,6 +80,7 @@ func (f *filesystem) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) f
 	class, want := requested(in)
 	ino := f.ino(in.NodeId)
 	if in.Lk.Typ == syscall.F_UNLCK {
+		f.settle(in.NodeId) // who has the lock next is to see what was written under it
 		// The other mounts first: a local waiter that goes on then finds it free there.
 		var err error
 		if f.shared != nil {

@@ -303,8 +303,8 @@ func (s *Server) attach() {
 			s.fs.closing = v.Closing
 		}
 	}
-	if v, ok := s.fs.volume.(SharedVolume); ok && s.fs.options.Shared {
-		v.AttachKernel(s)
+	if s.fs.others != nil {
+		s.fs.others.AttachKernel(s)
 	}
 }
 
@@ -313,8 +313,8 @@ func (s *Server) detach() {
 	if v, ok := s.fs.volume.(SelfChanger); ok {
 		v.Attach(nil)
 	}
-	if v, ok := s.fs.volume.(SharedVolume); ok && s.fs.options.Shared {
-		v.AttachKernel(nil)
+	if s.fs.others != nil {
+		s.fs.others.AttachKernel(nil)
 	}
 }
 

@@ -125,6 +125,10 @@ const (
 	// WriteFromCache marks a write of the kernel's writeback cache: it must not grow the file beyond what a truncate
 	// that came later allows, and leaves mtime to the SETATTR that the kernel sends.
 	WriteFromCache
+	// WriteBehind allows the write to take effect later: before any later call on the inode that this volume gets, and
+	// before SharedVolume.Settle returns, which tells whether it has failed. The inode that is returned is its number only.
+	// It is given with no other flag.
+	WriteBehind
 )
 
 // StatFS is the answer to statfs(2).

@@ -314,6 +314,9 @@ func TestClusterRemovedWhileOpen(t *testing.T) {
 	if _, err := one.Write(ctx, ino, 0, []byte("still here"), 0); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := two.Lookup(ctx, meta.RootIno, "f"); err != nil { // as every open(2) begins
+		t.Fatal(err)
+	}
 	if err := two.Reference(ino); err != nil {
 		t.Fatal(err)
 	}

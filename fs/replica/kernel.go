@@ -73,6 +73,20 @@ func (q *kernelQueue) changed(c command.Command, res *posix.Result) {
 	poke(q.wake)
 }
 
+// forget has the kernel forget the contents of a file that this mount could not write.
+func (q *kernelQueue) forget(ino meta.Ino) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.kernel == nil {
+		return
+	}
+	if q.inodes == nil {
+		q.inodes = map[meta.Ino]bool{}
+	}
+	q.inodes[ino] = true
+	poke(q.wake)
+}
+
 // run tells the kernel until stop is closed.
 func (q *kernelQueue) run(stop <-chan struct{}, v *Volume) {
 	for {

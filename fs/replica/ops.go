@@ -49,6 +49,7 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 			return meta.Inode{}, err
 		}
 	}
+	v.settled(e.Ino)
 	in, err := v.inode(e.Ino)
 	if errors.Is(err, syscall.ESTALE) {
 		err = syscall.ENOENT
@@ -59,6 +60,7 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 
 // Inode implements fs.Volume.
 func (v *Volume) Inode(ctx context.Context, ino meta.Ino) (meta.Inode, error) {
+	v.settled(ino)
 	if err := v.barrier(ctx, ino); err != nil {
 		return meta.Inode{}, err
 	}
@@ -79,6 +81,7 @@ func (v *Volume) inode(ino meta.Ino) (meta.Inode, error) {
 
 // SetAttr implements fs.Volume.
 func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (meta.Inode, error) {
+	v.settled(ino)
 	c := &command.SetAttr{Ino: ino}
 	if change.Mode != nil {
 		c.Set, c.Mode = c.Set|command.SetMode, *change.Mode
@@ -167,6 +170,7 @@ func (v *Volume) MakeOrphan(ctx context.Context, n fs.NewNode) (meta.Inode, erro
 
 // Link implements fs.Volume.
 func (v *Volume) Link(ctx context.Context, ino, parent meta.Ino, name string) (meta.Inode, error) {
+	v.settled(ino)
 	if v.apart(parent, ino) {
 		return v.linkApart(ctx, ino, parent, name)
 	}
@@ -257,6 +261,7 @@ func (v *Volume) ReadDir(ctx context.Context, dir meta.Ino, after uint64, plus b
 				return false, err
 			}
 		}
+		v.settled(e.Ino)
 		in, err := v.inode(e.Ino)
 		if errors.Is(err, syscall.ESTALE) {
 			return true, nil // removed meanwhile
@@ -302,6 +307,7 @@ func (v *Volume) Unreference(ino meta.Ino) {
 
 // Read implements fs.Volume.
 func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte) (int, error) {
+	v.settled(ino)
 	if v.strict {
 		if err := v.barrier(ctx, ino); err != nil {
 			return 0, err
@@ -324,6 +330,12 @@ func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 
 // Write implements fs.Volume.
 func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
+	if how == fs.WriteBehind {
+		if err := v.writeBehind(ctx, ino, off, data); !errors.Is(err, syscall.EAGAIN) {
+			return meta.Inode{Ino: ino}, err
+		}
+	}
+	v.settled(ino)
 	blocks := vde.BlocksFor(off, uint64(len(data))) + 1
 	done, err := v.reserve(ctx, blocks)
 	inPlace := false
@@ -404,6 +416,7 @@ func (v *Volume) proposeRef(ctx context.Context, ino meta.Ino, off, end uint64, 
 
 // Fallocate implements fs.Volume.
 func (v *Volume) Fallocate(ctx context.Context, ino meta.Ino, mode uint32, off, length uint64) (meta.Inode, error) {
+	v.settled(ino)
 	blocks := uint64(2) // the parts of blocks at both ends
 	if mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
 		if length > vde.MaxFileSize {
@@ -506,6 +519,7 @@ func (v *Volume) Seek(ctx context.Context, ino meta.Ino, off uint64, whence uint
 	if !hole && whence != unix.SEEK_DATA {
 		return 0, syscall.EINVAL
 	}
+	v.settled(ino)
 	if err := v.barrier(ctx, ino); err != nil {
 		return 0, err
 	}

@@ -60,7 +60,8 @@ type Volume struct {
 	strict   bool
 	eng      *vde.Engine
 	mgr      *consensus.Manager
-	node     *node // nil: no cluster
+	node     *node   // nil: no cluster
+	behind   *behind // nil: no cluster
 
 	groups  atomic.Pointer[[]*group] // by slot, nil where there is none; nil while opening
 	groupMu sync.Mutex               // held by who changes it
@@ -124,6 +125,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 			return nil, fmt.Errorf("store %s: %w", dir, err)
 		}
 		connect = v.node.transport
+		v.behind = newBehind(v, o.Memory, v.node.timeout)
 	}
 	v.mgr, err = consensus.Open(consensus.Config{
 		Transport: connect,
@@ -192,6 +194,9 @@ func (v *Volume) compact(slot uint16, applied uint64) {
 func (v *Volume) Close() (err error) {
 	err = vde.ErrClosed
 	v.closed.Do(func() {
+		if v.behind != nil {
+			v.behind.waitAll()
+		}
 		close(v.stop)
 		v.workers.Wait()
 		err = nil

@@ -172,12 +172,14 @@ func (v *Volume) Xattrs(ctx context.Context, ino meta.Ino) (names []string, err 
 
 // SetXattr implements fs.Volume.
 func (v *Volume) SetXattr(ctx context.Context, ino meta.Ino, name string, value []byte, flags uint32, clearSGID bool) error {
+	v.settled(ino)
 	_, err := v.change(ctx, &command.SetXattr{Ino: ino, Name: name, Value: value, Flags: flags, ClearSGID: clearSGID})
 	return err
 }
 
 // RemoveXattr implements fs.Volume.
 func (v *Volume) RemoveXattr(ctx context.Context, ino meta.Ino, name string) error {
+	v.settled(ino)
 	_, err := v.change(ctx, &command.RemoveXattr{Ino: ino, Name: name})
 	return err
 }

@@ -1,0 +1,189 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/sirupsen/logrus/hooks/test"
+	"golang.org/x/sys/unix"
+
+	"vdefs/vde/meta"
+)
+
+// lazy is a shared volume that does what it may do later when it is asked to, unless it is told to lose it.
+type lazy struct {
+	*memVolume
+	mu     sync.Mutex
+	noted  map[meta.Ino][]func() error
+	loses  bool
+	behind int // writes that were noted
+}
+
+func (v *lazy) AttachKernel(Kernel) {}
+
+func (v *lazy) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error) {
+	if how&WriteBehind == 0 {
+		if err := v.Settle(ctx, ino); err != nil {
+			return meta.Inode{}, err
+		}
+		return v.memVolume.Write(ctx, ino, off, data, how)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	data = append([]byte(nil), data...)
+	v.behind++
+	v.noted[ino] = append(v.noted[ino], func() error {
+		_, err := v.memVolume.Write(ctx, ino, off, data, 0)
+		return err
+	})
+	return meta.Inode{Ino: ino}, nil
+}
+
+func (v *lazy) Settle(_ context.Context, ino meta.Ino) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	noted := v.noted[ino]
+	delete(v.noted, ino)
+	if v.loses && noted != nil {
+		return syscall.EIO
+	}
+	for _, write := range noted {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mountLazy(t *testing.T) (string, *lazy) {
+	t.Helper()
+	needMount(t)
+	logger, _ := test.NewNullLogger()
+	v := &lazy{memVolume: newMemVolume(), noted: map[meta.Ino][]func() error{}}
+	dir := t.TempDir()
+	server, err := Mount(v, dir, MountOptions{Logger: logger, Shared: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Unmount(); err != nil {
+			t.Error(err)
+			unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	})
+	return dir, v
+}
+
+// TestWriteBehind: what settles the writes of a file, and which writes are not behind.
+func TestWriteBehind(t *testing.T) {
+	t.Parallel()
+	dir, v := mountLazy(t)
+	content := func(path string) string {
+		in, err := v.Lookup(context.Background(), meta.RootIno, filepath.Base(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 100)
+		n, err := v.Read(context.Background(), in.Ino, 0, buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	for name, test := range map[string]struct {
+		flags  int
+		atOnce bool
+		settle func(f *os.File) error
+	}{
+		"close": {0, false, (*os.File).Close},
+		"fsync": {0, false, (*os.File).Sync},
+		"flock": {0, false, func(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }},
+		"fcntl": {0, false, func(f *os.File) error {
+			return unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
+		}},
+		"O_SYNC":   {unix.O_SYNC, true, nil},
+		"O_DSYNC":  {unix.O_DSYNC, true, nil},
+		"O_APPEND": {unix.O_APPEND, true, nil},
+	} {
+		path := filepath.Join(dir, name)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|test.flags, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if name == "flock" {
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name == "fcntl" {
+			if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := f.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if done := content(path) == "x"; done != test.atOnce {
+			t.Errorf("%s: the write is done when it returns: %v, want %v", name, done, test.atOnce)
+		}
+		if test.settle == nil {
+			continue
+		}
+		if err := test.settle(f); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if content(path) != "x" {
+			t.Errorf("the write is not done after %s", name)
+		}
+	}
+}
+
+// TestWriteBehindFails: every file that was open is told once of what failed, others are not.
+func TestWriteBehindFails(t *testing.T) {
+	t.Parallel()
+	dir, v := mountLazy(t)
+	path := filepath.Join(dir, "f")
+	open := func() *os.File {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	writer, witness := open(), open()
+	if _, err := writer.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	v.mu.Lock()
+	v.loses = true
+	v.mu.Unlock()
+	if err := writer.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("fsync after a write that failed: %v", err)
+	}
+	if err := writer.Sync(); err != nil {
+		t.Errorf("told twice: %v", err)
+	}
+	late := open()
+	if err := late.Close(); err != nil {
+		t.Errorf("a file that was opened afterwards was told: %v", err)
+	}
+	if err := witness.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("another open file at its close: %v", err)
+	}
+	if _, err := writer.Write([]byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("close after a write that failed: %v", err)
+	}
+	if err := open().Sync(); err != nil {
+		t.Errorf("a file opened when all others were closed was told: %v", err)
+	}
+}

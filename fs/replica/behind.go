@@ -1,0 +1,268 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"vdefs/fs/command"
+	"vdefs/vde"
+	"vdefs/vde/meta"
+)
+
+// Write-behind, in a cluster. A write(2) that neither asks to be durable nor to be seen by other mounts at once (no O_SYNC,
+// O_DIRECT or O_APPEND, no cache=strict) is answered when it is noted here, and proposed in the background: many at a time
+// where they do not overlap, and small ones that continue each other as one. Every later call on the file through this
+// mount waits for them first, and so do close(2), fsync(2) and the unlocking of a range: other mounts see a file as it was
+// written when they open it after a close (close-to-open), which is what they are promised.
+//
+// Waiting for each write instead costs the time of a majority's disks per request: the kernel sends one after the other.
+
+const (
+	behindChunk = 1 << 20 // bytes that are proposed together at most
+	// behindSmall is below what a write that may still be continued is held back while others are on their way.
+	behindSmall = 256 << 10
+	// Of one file so much is on its way at a time.
+	behindFlights     = 64
+	behindFlightBytes = 8 << 20
+	behindMin         = 8 << 20 // bytes that may be noted at least, whatever the memory
+)
+
+// behind is what this mount has answered and not written yet.
+type behind struct {
+	v      *Volume
+	limit  int           // bytes, in all files
+	within time.Duration // from noting a write until it has failed
+
+	mu    sync.Mutex
+	files map[meta.Ino]*behindFile // those with writes or an error; guarded by mu
+	bytes int                      // noted, in all files; guarded by mu
+	moved sync.Cond                // on mu: a write is done
+}
+
+// behindFile are the writes of one file, guarded by behind.mu.
+type behindFile struct {
+	waiting []*behindWrite // in the order they came
+	flying  []*behindWrite // proposed: no two overlap
+	bytes   int            // of flying
+	last    uint64         // number of the newest
+	hurry   uint64         // up to this number nothing is held back
+	err     error          // of the first that failed since that was last told
+}
+
+// behindWrite is one write, or several that continue each other.
+type behindWrite struct {
+	number uint64
+	off    uint64
+	data   []byte
+	blocks uint64 // reserved
+	until  time.Time
+}
+
+func (w *behindWrite) end() uint64 { return w.off + uint64(len(w.data)) }
+
+func newBehind(v *Volume, memory int64, within time.Duration) *behind {
+	if memory == 0 {
+		memory = vde.DefaultMemory
+	}
+	b := &behind{v: v, limit: max(behindMin, int(memory/16)), within: within, files: map[meta.Ino]*behindFile{}}
+	b.moved.L = &b.mu
+	return b
+}
+
+// write notes a write that is to be done, copying data; it waits while too much is noted. It returns the error of an earlier
+// write of the file until settle has told it. blocks have been reserved and are given back when it is done.
+func (b *behind) write(ino meta.Ino, off uint64, data []byte, blocks uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.bytes > 0 && b.bytes+len(data) > b.limit {
+		b.hurryAllLocked()
+		b.moved.Wait()
+	}
+	f := b.files[ino]
+	if f == nil {
+		f = &behindFile{}
+		b.files[ino] = f
+	}
+	if f.err != nil {
+		b.v.eng.Unreserve(blocks)
+		return f.err
+	}
+	b.bytes += len(data)
+	if n := len(f.waiting); n > 0 {
+		if w := f.waiting[n-1]; w.end() == off && len(w.data)+len(data) <= behindChunk {
+			w.data = append(w.data, data...)
+			w.blocks += blocks
+			b.pumpLocked(ino, f)
+			return nil
+		}
+	}
+	f.last++
+	f.waiting = append(f.waiting, &behindWrite{number: f.last, off: off, data: slices.Clone(data), blocks: blocks, until: time.Now().Add(b.within)})
+	b.pumpLocked(ino, f)
+	return nil
+}
+
+// hurryAllLocked holds nothing back that has been noted so far.
+func (b *behind) hurryAllLocked() {
+	for ino, f := range b.files {
+		f.hurry = f.last
+		b.pumpLocked(ino, f)
+	}
+}
+
+// pumpLocked proposes what can be.
+func (b *behind) pumpLocked(ino meta.Ino, f *behindFile) {
+	for len(f.waiting) > 0 {
+		w := f.waiting[0]
+		if len(f.flying) > 0 {
+			grows := len(f.waiting) == 1 && len(w.data) < behindSmall && w.number > f.hurry
+			if grows || len(f.flying) >= behindFlights || f.bytes+len(w.data) > behindFlightBytes {
+				return
+			}
+			if slices.ContainsFunc(f.flying, func(o *behindWrite) bool { return o.off < w.end() && w.off < o.end() }) {
+				return // proposals are not kept in order
+			}
+		}
+		f.waiting = slices.Delete(f.waiting, 0, 1)
+		f.flying = append(f.flying, w)
+		f.bytes += len(w.data)
+		go b.fly(ino, f, w)
+	}
+}
+
+// fly does a write.
+func (b *behind) fly(ino meta.Ino, f *behindFile, w *behindWrite) {
+	ctx, cancel := context.WithDeadline(context.Background(), w.until)
+	_, err := b.v.change(ctx, &command.Write{Ino: ino, Off: w.off, Data: w.data})
+	cancel()
+	if err == nil {
+		b.v.watch.wrote(ino)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.Index(f.flying, w)
+	f.flying = slices.Delete(f.flying, i, i+1)
+	f.bytes -= len(w.data)
+	b.doneLocked(w)
+	if err != nil {
+		b.failedLocked(ino, f, w, err)
+	}
+	b.pumpLocked(ino, f)
+	b.dropLocked(ino, f)
+	b.moved.Broadcast()
+}
+
+func (b *behind) doneLocked(w *behindWrite) {
+	b.bytes -= len(w.data)
+	b.v.eng.Unreserve(w.blocks)
+}
+
+// failedLocked notes an error, and gives up what waits behind the write: its writer is to be told, not to wait as long for each.
+func (b *behind) failedLocked(ino meta.Ino, f *behindFile, w *behindWrite, err error) {
+	lost := len(w.data)
+	for _, w := range f.waiting {
+		lost += len(w.data)
+		b.doneLocked(w)
+	}
+	f.waiting = nil
+	if f.err == nil {
+		f.err = fmt.Errorf("writing behind to inode %d: %w", ino, err)
+	}
+	b.v.log.WithError(err).WithFields(map[string]any{"ino": uint64(ino), "offset": w.off, "bytes": lost}).
+		Error("bytes that a program has written are lost; it is told at fsync or close")
+	// The kernel takes what it has of them for written.
+	b.v.node.kernel.forget(ino)
+}
+
+// dropLocked forgets a file of which nothing is left.
+func (b *behind) dropLocked(ino meta.Ino, f *behindFile) {
+	if len(f.waiting) == 0 && len(f.flying) == 0 && f.err == nil && b.files[ino] == f {
+		delete(b.files, ino)
+	}
+}
+
+// wait returns when all writes of a file that were noted before the call are done or have failed.
+func (b *behind) wait(ino meta.Ino) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waitLocked(ino)
+}
+
+func (b *behind) waitLocked(ino meta.Ino) {
+	f := b.files[ino]
+	if f == nil {
+		return
+	}
+	upTo := f.last
+	f.hurry = upTo
+	b.pumpLocked(ino, f)
+	for slices.ContainsFunc(f.flying, func(w *behindWrite) bool { return w.number <= upTo }) ||
+		len(f.waiting) > 0 && f.waiting[0].number <= upTo {
+		b.moved.Wait()
+	}
+}
+
+// settle is wait; it returns the error of the first write that has failed since the last call.
+func (b *behind) settle(ino meta.Ino) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waitLocked(ino)
+	f := b.files[ino]
+	if f == nil {
+		return nil
+	}
+	err := f.err
+	f.err = nil
+	b.dropLocked(ino, f)
+	return err
+}
+
+// waitAll returns when everything that was noted before the call is done.
+func (b *behind) waitAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	inos := make([]meta.Ino, 0, len(b.files))
+	for ino, f := range b.files {
+		f.hurry = f.last
+		inos = append(inos, ino)
+		b.pumpLocked(ino, f)
+	}
+	for _, ino := range inos {
+		b.waitLocked(ino)
+	}
+}
+
+// writeBehind notes a write that need not be done when the call returns. EAGAIN: it must be done at once.
+func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data []byte) error {
+	if !v.replicated(ino.Group()) || v.readOnly || len(data) == 0 || off+uint64(len(data)) > vde.MaxFileSize {
+		return syscall.EAGAIN
+	}
+	blocks := vde.BlocksFor(off, uint64(len(data))) + 1
+	if _, err := v.reserve(ctx, blocks); err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			return syscall.EAGAIN
+		}
+		return err
+	}
+	return v.behind.write(ino, off, data, blocks)
+}
+
+// settled waits until what this mount has written to an inode is what it reads of it.
+func (v *Volume) settled(ino meta.Ino) {
+	if v.behind != nil {
+		v.behind.wait(ino)
+	}
+}
+
+// Settle implements fs.SharedVolume.
+func (v *Volume) Settle(_ context.Context, ino meta.Ino) error {
+	if v.behind == nil {
+		return nil
+	}
+	return v.behind.settle(ino)
+}
