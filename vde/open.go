@@ -34,6 +34,9 @@ type OpenOptions struct {
 	CheckpointEvery time.Duration
 	// Memory is about how many bytes the engine may hold under load (0: DefaultMemory): see limitsOf.
 	Memory int64
+	// PushOut has large writes go to the disk as they come and not stay in the kernel's cache. It pays where writes come from
+	// the log, which other nodes share (image.PushOut).
+	PushOut bool
 	// OnCheckpoint is told that what a group had applied up to an index is durable in meta/: the log up to there is not
 	// needed by this node any more.
 	OnCheckpoint func(slot uint16, applied uint64)
@@ -83,6 +86,9 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	}()
 	if err := e.openImage(f); err != nil {
 		return nil, err
+	}
+	if o.PushOut {
+		e.img.PushOut()
 	}
 	e.overlay = newOverlay(e.img)
 	e.meta, err = meta.Open(f.PathJoin(dir, metaName), meta.Options{

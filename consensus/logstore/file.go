@@ -417,10 +417,11 @@ func (l *FileLogStore) flush() error {
 	}
 	upTo := l.last
 	var dirty []*segment
+	var ends []int64
 	for _, s := range l.segs {
 		if s.dirty {
 			s.dirty = false
-			dirty = append(dirty, s)
+			dirty, ends = append(dirty, s), append(ends, s.end)
 		}
 	}
 	l.extendLocked()
@@ -430,10 +431,11 @@ func (l *FileLogStore) flush() error {
 	l.mu.Unlock()
 
 	began := time.Now()
-	for _, s := range dirty {
+	for i, s := range dirty {
 		if err := s.file.SyncData(); err != nil {
 			return l.fail("syncing "+s.name()+logSuffix, err)
 		}
+		s.uncache(ends[i])
 	}
 	if l.opts.OnSync != nil && len(dirty) > 0 {
 		l.opts.OnSync(time.Since(began))

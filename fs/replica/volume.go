@@ -98,7 +98,8 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
 	v.slots.Store(consensus.DefaultGroup, uint16(0))
 	v.eng, err = vde.Open(dir, vde.OpenOptions{
-		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, Memory: o.Memory, OnCheckpoint: v.compact,
+		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, Memory: o.Memory, PushOut: o.Cluster != nil,
+		OnCheckpoint: v.compact,
 	})
 	if err != nil {
 		return nil, err

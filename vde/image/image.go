@@ -54,6 +54,7 @@ type Image struct {
 	written atomic.Uint64 // writes that reached the file
 	synced  atomic.Uint64 // of these, durable
 	failed  atomic.Pointer[error]
+	pushOut pushOut
 
 	superMu sync.Mutex
 	super   layout.Superblock // guarded by superMu
@@ -233,8 +234,13 @@ func (im *Image) WriteSummed(start uint64, data, sums []byte) error {
 		return im.fail(fmt.Errorf("write of the checksum of image block %d: %w", start, err))
 	}
 	im.written.Add(1)
+	im.pushOut.wrote(im.file, int64(start*BlockSize), int64(len(data)))
 	return nil
 }
+
+// PushOut has large writes go to the disk as they come and not stay in the kernel's cache: pushOut says what for. It is called
+// before anything is written.
+func (im *Image) PushOut() { im.pushOut.on = true }
 
 // Read reads whole blocks and verifies them. A mismatch is a *ChecksumError for the first bad block.
 func (im *Image) Read(start uint64, dst []byte) error {

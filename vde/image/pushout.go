@@ -1,0 +1,48 @@
+package image
+
+import (
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pushMin = 128 << 10 // bytes, from which a write is pushed out at once
+	pushMax = 8 << 20   // bytes that are being pushed out
+)
+
+// pushOut pushes large writes out to the disk as they come, and has the kernel forget them: the mount above holds the same
+// bytes in its cache; memory that is used again is much faster than memory that is new, above all in a virtual machine that has
+// to ask its host for it; and a sync finds little left to do. Best effort: what makes a write durable is Sync.
+type pushOut struct {
+	on    bool // constant once the image is in use
+	mu    sync.Mutex
+	queue []span // being written by the kernel, oldest first; guarded by mu
+	bytes int64  // of queue; guarded by mu
+}
+
+// span is a range of bytes of the image.
+type span struct{ off, n int64 }
+
+// wrote is told of a write to bytes [off, off+n) of the image; it waits for the disk while too much is being pushed out.
+func (b *pushOut) wrote(file vfs.File, off, n int64) {
+	fd := file.Fd()
+	if !b.on || n < pushMin || fd == vfs.InvalidFd {
+		return
+	}
+	_ = unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE)
+	b.mu.Lock()
+	b.queue, b.bytes = append(b.queue, span{off, n}), b.bytes+n
+	var done []span
+	for b.bytes > pushMax {
+		done = append(done, b.queue[0])
+		b.bytes -= b.queue[0].n
+		b.queue = b.queue[1:]
+	}
+	b.mu.Unlock()
+	for _, s := range done {
+		_ = unix.SyncFileRange(int(fd), s.off, s.n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		_ = unix.Fadvise(int(fd), s.off, s.n, unix.FADV_DONTNEED)
+	}
+}
