@@ -37,7 +37,6 @@ const (
 // segment is one segment file. Fields are guarded by FileLogStore.mu, except
 // those said to be constant.
 type segment struct {
-
 	segmentID        // constant
 	prevTerm  uint64 // constant
 
@@ -53,7 +52,7 @@ type segment struct {
 	// dirty: entries were written to it since the last sync began.
 	dirty bool
 	// synced: it was synced at least once, so its header and name are durable.
-	synced bool
+	synced   bool
 	uncached int64 // up to here the kernel was asked to forget what it holds; guarded by FileLogStore.syncMu
 }
 
