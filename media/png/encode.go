@@ -45,6 +45,7 @@ var (
 		direct:  []strategy{strategyNone, strategySub, strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyNone, strategySub, strategyBigrams},
 		finals:  1,
+		sample:  2 << 20,
 		hope:    55,
 		params:  deflate.Normal,
 	}
