@@ -26,6 +26,8 @@ type filesystem struct {
 	shared   SharedLocker  // nil: nobody else has locks
 	others   SharedVolume  // nil: nobody else has the volume
 	failures failures
+	syncing  atomic.Bool // an early sync is under way
+	ownTimes ownTimes
 	stats    counters
 
 	// writeback: the kernel agreed to keep a writeback cache. Set by Init, before the first request.
@@ -87,7 +89,9 @@ func (f *filesystem) fillEntry(inode *meta.Inode, out *fuse.EntryOut) {
 	var keep bool
 	if out.NodeId, keep = f.renewals.answer(inode, f.nodes); keep {
 		setTimeout(f.options.Timeouts.Entry, &out.EntryValid, &out.EntryValidNsec)
-		setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+		if !f.writeback || !f.nodes.get(out.NodeId).staleTimes {
+			setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+		}
 	}
 	fillAttr(inode, &out.Attr)
 }

@@ -33,9 +33,7 @@ func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.
 	if !f.writeback && f.locks == nil && f.closing == nil {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing is reported at close that was not reported by a write
 	}
-	// Where an append to a shared file goes is known when it is applied: not before, so there is no page for it.
-	appendShared := f.options.Shared && flags&syscall.O_APPEND != 0 && writes(flags)
-	if f.options.NoCache || flags&syscall.O_DIRECT != 0 && !f.writeback || appendShared {
+	if f.pastCache(flags) {
 		out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 		out.Fh |= handleDirect
 	}

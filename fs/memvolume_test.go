@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ type memVolume struct {
 	mu     sync.Mutex
 	inodes map[meta.Ino]*memInode
 	last   meta.Ino
+
+	syncs atomic.Int64 // calls of Sync
 }
 
 type memInode struct {
@@ -712,7 +715,10 @@ func (v *memVolume) TouchAtime(ino meta.Ino) {
 	}
 }
 
-func (v *memVolume) Sync(context.Context) error { return nil }
+func (v *memVolume) Sync(context.Context) error {
+	v.syncs.Add(1)
+	return nil
+}
 
 func (v *memVolume) StatFS(context.Context) (StatFS, error) {
 	return StatFS{BlockSize: blockSize, Blocks: 1 << 20, BlocksFree: 1 << 19, BlocksAvail: 1 << 19, Files: 1 << 20, FilesFree: 1 << 19}, nil

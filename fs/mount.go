@@ -115,6 +115,7 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 		return nil, errors.Join(fmt.Errorf("mount on %s: it does not answer: %w", mountpoint, err), s.Unmount())
 	}
 	s.tuneDevice()
+	f.ownTimes.begin(mountpoint)
 	return s, nil
 }
 

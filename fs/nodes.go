@@ -36,6 +36,11 @@ type node struct {
 	unlinked bool
 	// dropCaps: it had file capabilities when it was opened for writing; the first write removes them.
 	dropCaps bool
+	// unsynced counts writes since the last fsync, up to 2. syncs: before that there was one.
+	unsynced uint8
+	syncs    bool
+	// staleTimes: it was written past the cache of a kernel that has the times to itself, which it has not been told.
+	staleTimes bool
 }
 
 func newNodeTable() *nodeTable {
@@ -162,6 +167,55 @@ func (t *nodeTable) wrote(id uint64) (dropCaps bool) {
 		return false
 	}
 	n.dropCaps = false
+	s.m[id] = n
+	return true
+}
+
+// written tells of a write whether an fsync is likely to follow at once: it did so after the write before.
+func (t *nodeTable) written(id uint64) (syncs bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok {
+		return false
+	}
+	n.unsynced = min(n.unsynced+1, 2)
+	s.m[id] = n
+	return n.syncs && n.unsynced == 1
+}
+
+// fsynced tells of an fsync.
+func (t *nodeTable) fsynced(id uint64) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.m[id]; ok {
+		n.syncs, n.unsynced = n.unsynced == 1, 0
+		s.m[id] = n
+	}
+}
+
+// staleTimes notes that the kernel does not know the times of a file; takeStaleTimes asks for it once.
+func (t *nodeTable) staleTimes(id uint64) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.m[id]; ok {
+		n.staleTimes = true
+		s.m[id] = n
+	}
+}
+
+func (t *nodeTable) takeStaleTimes(id uint64) bool {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.m[id]
+	if !ok || !n.staleTimes {
+		return false
+	}
+	n.staleTimes = false
 	s.m[id] = n
 	return true
 }

@@ -104,3 +104,35 @@ func TestNodeTable(t *testing.T) {
 		}
 	})
 }
+
+// TestSyncsAfterWrites: an fsync is expected where the write before had one, and only there.
+func TestSyncsAfterWrites(t *testing.T) {
+	table := newNodeTable()
+	const id = 7
+	if table.written(id) {
+		t.Error("an fsync is expected of a file that nobody has open")
+	}
+	table.open(id, true, false)
+	for i, step := range []struct{ fsyncs, writes, expected int }{
+		{0, 3, 0}, // nothing is known
+		{1, 1, 0}, // three writes had one together
+		{1, 1, 1},
+		{1, 2, 1}, // of the second it is known that it was not
+		{1, 1, 0},
+		{2, 1, 0}, // the last had no write
+		{1, 1, 1},
+	} {
+		for range step.fsyncs {
+			table.fsynced(id)
+		}
+		expected := 0
+		for range step.writes {
+			if table.written(id) {
+				expected++
+			}
+		}
+		if expected != step.expected {
+			t.Errorf("step %d: an fsync was expected after %d of %d writes, want %d", i, expected, step.writes, step.expected)
+		}
+	}
+}

@@ -15,11 +15,15 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
+	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
 	if err != nil {
 		return f.status(opGetattr, ino, err)
 	}
 	f.fillAttrOut(&inode, out)
+	if !keep {
+		setTimeout(0, &out.AttrValid, &out.AttrValidNsec)
+	}
 	return fuse.OK
 }
 
@@ -30,11 +34,14 @@ func (f *filesystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
+	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
 	if err != nil {
 		return f.status(opStatx, ino, err)
 	}
-	setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+	if keep {
+		setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
+	}
 	out.Statx = fuse.Statx{
 		Mask:      unix.STATX_BASIC_STATS | unix.STATX_BTIME,
 		Blksize:   blockSize,
@@ -67,6 +74,9 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if f.writeback && valid == timesFromCache && f.nodes.get(in.NodeId).unlinked {
 		// An unlink changes the ctime, which the kernel keeps and now writes back. But a file without a name does not
 		// outlive the kernel's inode, so nobody will ever ask the volume for these times: spare it the work.
+		return f.ignoreTimes(in, ino, out)
+	}
+	if f.writeback && f.ownTimes.own(in) {
 		return f.ignoreTimes(in, ino, out)
 	}
 

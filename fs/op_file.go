@@ -141,6 +141,9 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 			return 0, f.status(opWrite, ino, err)
 		}
 	}
+	if f.writeback && in.Fh&handleDirect != 0 {
+		f.nodes.staleTimes(in.NodeId)
+	}
 	// With FOPEN_DIRECT_IO the kernel leaves O_SYNC to the server; otherwise it sends an FSYNC itself.
 	if in.Fh&handleDirect != 0 && !fromCache && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0 {
 		if err := f.volume.Sync(f.ctx); err != nil {
@@ -148,7 +151,22 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		}
 	}
 	f.stats.bytesWritten.Add(uint64(len(data)))
+	if f.others == nil && f.nodes.written(in.NodeId) {
+		f.syncEarly()
+	}
 	return uint32(len(data)), fuse.OK
+}
+
+// syncEarly begins to sync for an fsync that is likely to come next: the disk works while the answer to the write and the fsync
+// travel. One at a time, for all files: the volume has one log, and who comes then shares the next flush.
+func (f *filesystem) syncEarly() {
+	if !f.syncing.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer f.syncing.Store(false)
+		_ = f.volume.Sync(f.ctx) // an error comes again with the fsync
+	}()
 }
 
 // Flush is asked at every close(2). There is nothing to do: the kernel itself writes its cache back before and reports
@@ -169,6 +187,7 @@ func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 
 func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	f.count(opFsync)
+	f.nodes.fsynced(in.NodeId)
 	err := f.settleHandle(in.NodeId, in.Fh)
 	if err == nil {
 		err = f.volume.Sync(f.ctx)
