@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"time"
@@ -30,6 +31,8 @@ const (
 type OpenOptions struct {
 	FS     vfs.FS // nil: the operating system's
 	Logger logrus.FieldLogger
+	// Held says that the caller holds the store (Hold) and lets it go after Close. Otherwise Open takes it.
+	Held bool
 	// CheckpointEvery is how long freed blocks and the tail of the log wait at most (default 10 s).
 	CheckpointEvery time.Duration
 	// Memory is about how many bytes the engine may hold under load (0: DefaultMemory): see limitsOf.
@@ -59,12 +62,11 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := f.Lock(f.PathJoin(dir, lockName))
-	if err != nil {
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-			err = ErrStoreInUse
+	var lock io.Closer = heldElsewhere{}
+	if !o.Held {
+		if lock, err = Hold(f, dir); err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
 	e := &Engine{
 		dir: dir, info: info, log: o.Logger.WithField("store", dir), lock: lock,
@@ -107,10 +109,7 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 }
 
 func (e *Engine) openImage(f vfs.FS) error {
-	path := e.info.BlockDevice
-	if path == "" {
-		path = f.PathJoin(e.dir, imageName)
-	}
+	path := imagePath(f, e.dir, e.info)
 	// OpenReadWrite would make a missing file.
 	if _, err := f.Stat(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -35,6 +35,7 @@ device instead (everything on it is lost), and --size may leave a part of it unu
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
+			ownerOnly()
 			options := vde.FormatOptions{Size: uint64(size), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 			if device != "" {
 				if options.BlockDevice, err = filepath.Abs(device); err != nil {

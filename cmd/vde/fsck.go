@@ -29,6 +29,7 @@ Exit codes, as of fsck(8): 0 clean, 1 repaired, 4 left as it is, 8 the check cou
 		Args:              exactArgs("STORE"),
 		ValidArgsFunction: completeDirs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ownerOnly()
 			store, err := resolvePath(args[0])
 			if err != nil {
 				return failf(exitNotAStore, "store %s: %w", args[0], err)

@@ -38,6 +38,7 @@ TOKEN may be "-": it is read from standard input then, so that it does not show 
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ownerOnly()
 			token, err := readToken(args[0], cmd.InOrStdin())
 			if err != nil {
 				return err

@@ -56,6 +56,10 @@ func execute(ctx context.Context, a *app, args []string) exitCode {
 	if errors.As(err, &silent) {
 		return code
 	}
+	// A daemon that is refused before it serves is waited for too, by the parent that has found nothing wrong.
+	if ready, pipeErr := inheritReadyPipe(); pipeErr == nil {
+		ready.tell(err)
+	}
 	fmt.Fprintf(verb.ErrOrStderr(), "%s: %s\n", verb.CommandPath(), oneLine(err.Error()))
 	if code == exitUsage {
 		fmt.Fprintf(verb.ErrOrStderr(), "Try '%s --help'.\n", verb.CommandPath())

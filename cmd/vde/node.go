@@ -88,7 +88,7 @@ func errInterruptedJoin(store string, node uint64) error {
 }
 
 // prepareNode finds out who the store is in its cluster, notes what the flags change, and makes a cluster of one if there is none and
-// an address to listen on is given. nil: the store is no member of a cluster.
+// an address to listen on is given. nil: the store is no member of a cluster. The caller holds the store.
 func prepareNode(store string, flags nodeFlags) (*cluster.Identity, error) {
 	info, err := vde.ReadInfo(nil, store)
 	if err != nil {
@@ -106,7 +106,7 @@ func prepareNode(store string, flags nodeFlags) (*cluster.Identity, error) {
 		return nil, failf(exitDamaged, "store %s is of node %d, its cluster directory of node %d: one of them was copied from another store", store, info.NodeID, id.NodeID)
 	}
 	if flags.listen != "" && flags.listen != id.Listen {
-		if err := canListen(store, flags.listen); err != nil {
+		if err := canListen(flags.listen); err != nil {
 			return nil, err
 		}
 	}
@@ -122,17 +122,14 @@ func foundCluster(store string, node uint64, flags nodeFlags) (*cluster.Identity
 		}
 		return nil, nil
 	}
-	if err := canListen(store, flags.listen); err != nil {
+	if err := canListen(flags.listen); err != nil {
 		return nil, err
 	}
 	return cluster.Create(store, cluster.CreateOptions{NodeID: node, Name: flags.name, Listen: flags.listen, Advertise: flags.advertise})
 }
 
-// canListen refuses an address before it is remembered: one that this machine cannot listen on, or while a daemon has the store.
-func canListen(store, address string) error {
-	if _, err := newControlClient(store).status(context.Background()); !errors.Is(err, errNoDaemon) {
-		return failf(exitStoreInUse, "store %s is in use%s", store, describeUser(store))
-	}
+// canListen refuses an address that this machine cannot listen on, before it is remembered.
+func canListen(address string) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return failf(exitAddress, "--listen %s: %w", address, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"vdefs/fs"
 	"vdefs/fs/cluster"
 	"vdefs/fs/replica"
+	"vdefs/vde"
 )
 
 // mountConfig is everything that a daemon is told when it starts.
@@ -41,6 +43,7 @@ type daemon struct {
 
 	identity *cluster.Identity // nil: no member of a cluster
 	door     joinDoor
+	hold     io.Closer // of the store: let go when the volume has been closed
 	volume   *replica.Volume
 	// clusterOf is the volume's Cluster: nil for no member of a cluster.
 	clusterOf func() cluster.State
@@ -73,8 +76,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	d.closed = make(chan struct{})
 	d.stopServing = make(chan struct{})
 	limitMemory(d.cfg.Options.Memory)
-	// The kernel applies the caller's mask itself.
-	unix.Umask(0)
+	ownerOnly()
 
 	ctx, stop := context.WithCancel(context.Background())
 	var signals sync.WaitGroup
@@ -82,8 +84,12 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	defer func() { stop(); signals.Wait() }()
 	d.running = ctx
 
+	// From before the identity is read: two first mounts must not both make one.
+	if d.hold, err = vde.Hold(nil, d.cfg.Store); err != nil {
+		return explainOpen(d.cfg.Store, err)
+	}
 	if d.identity, err = prepareNode(d.cfg.Store, d.cfg.Node); err != nil {
-		return err
+		return errors.Join(err, d.hold.Close())
 	}
 	var node *cluster.Config
 	if d.identity != nil {
@@ -95,7 +101,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	d.volume, err = openVolume(d.cfg, node, d.log)
 	d.joining.Store(false)
 	if err != nil {
-		return explainOpen(d.cfg.Store, err)
+		return errors.Join(explainOpen(d.cfg.Store, err), d.hold.Close())
 	}
 	d.clusterOf = d.volume.Cluster
 	stopControl, err := d.startControl()
@@ -280,6 +286,7 @@ func (d *daemon) closeVolume() error {
 			d.closeErr = fmt.Errorf("closing the store %s: %w", d.cfg.Store, err)
 			d.log.WithError(err).Error("not everything could be written to the store")
 		}
+		d.closeErr = errors.Join(d.closeErr, d.hold.Close())
 		close(d.closed)
 	})
 	<-d.closed

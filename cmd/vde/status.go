@@ -37,11 +37,13 @@ type statusReport struct {
 	UptimeSeconds float64    `json:"uptime_seconds,omitempty"`
 	MemoryBytes   uint64     `json:"memory_bytes,omitempty"` // resident, of the daemon
 	// Store, UUID, Size, Used and Groups are always there. Without a daemon only what the store's files tell is known: Used is what the
-	// image takes on the disk.
+	// image takes on the disk, or, on a block device, what was in use when the store was last closed.
 	replica.Status
 	PNG   *replica.PNGStats `json:"png,omitempty"`
 	Mount *mountStats       `json:"mount,omitempty"`
 	Node  *cluster.Node     `json:"node,omitempty"` // of a member of a cluster: its id, name and address
+
+	blockDevice string // of a store without a daemon, "" for an image in a file
 }
 
 // mountStats is what went through the mount since it was made.
@@ -157,12 +159,14 @@ func offlineStatus(store string) (statusReport, error) {
 	if err != nil {
 		return report, explainOpen(store, err)
 	}
-	report.Store, report.UUID, report.Size = store, info.UUID, info.Size
-	if info.BlockDevice == "" {
-		var st unix.Stat_t
-		if err := unix.Stat(store+"/disk.vde", &st); err == nil {
-			report.Used = uint64(st.Blocks) * 512
+	report.Store, report.UUID, report.Size, report.blockDevice = store, info.UUID, info.Size, info.BlockDevice
+	var st unix.Stat_t
+	if info.BlockDevice != "" {
+		if report.Used, err = vde.UsedAtClose(nil, store); err != nil {
+			return report, explainOpen(store, err)
 		}
+	} else if err := unix.Stat(store+"/disk.vde", &st); err == nil {
+		report.Used = uint64(st.Blocks) * 512
 	}
 	groups, err := os.ReadDir(store + "/raft")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -218,7 +222,12 @@ func printStatus(w io.Writer, r statusReport) {
 	f.add("store", "%s (uuid %s)", r.Store, r.UUID)
 	if r.State == stateUnmounted {
 		f.add("state", "not mounted")
-		f.add("size", "%s, the image takes %s on the disk", bytesText(r.Size), bytesText(r.Used))
+		if r.blockDevice != "" {
+			f.add("device", "%s", r.blockDevice)
+			f.add("size", "%s, %s used (%s) when it was last closed", bytesText(r.Size), bytesText(r.Used), shareText(r.Used, r.Size))
+		} else {
+			f.add("size", "%s, the image takes %s on the disk", bytesText(r.Size), bytesText(r.Used))
+		}
 		f.flush()
 		return
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"vdefs/vde"
 	"vdefs/vde/layout"
 )
@@ -27,6 +29,11 @@ var storeErrors = []codeOfError{
 	{vde.ErrBadBlock, exitIO},
 	{vde.ErrFailed, exitIO},
 }
+
+// ownerOnly keeps the files that this process makes in a store from everybody but its owner, whatever the mode of the store's
+// directory: in them is what the users of the mount keep from each other. A mount is not concerned: the modes in it are made from the callers'
+// own masks.
+func ownerOnly() { unix.Umask(0o077) }
 
 // storeFormats tells the oldest and newest format of a store that this program reads.
 func storeFormats() (oldest, newest int) { return layout.Version1, layout.Newest }

@@ -11,7 +11,7 @@ import (
 	"vdefs/fs/replica"
 )
 
-// openVolume opens the store of a mount; node is its place in a cluster, nil if it has none.
+// openVolume opens the store of a mount, which the caller holds (vde.Hold); node is its place in a cluster, nil if it has none.
 func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
 	volume, err := replica.Open(cfg.Store, volumeOptions(o, node, log))
@@ -24,11 +24,11 @@ func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*rep
 	return volume, nil
 }
 
-// volumeOptions are the mount options that concern the store.
+// volumeOptions are the mount options that concern the store, which the daemon holds.
 func volumeOptions(o mountOptions, node *cluster.Config, log *logrus.Logger) replica.Options {
 	return replica.Options{
 		ReadOnly: o.ReadOnly, Logger: log, Atime: atimeModes[o.Atime], Cluster: node, Strict: o.Cache == "strict", Timeout: o.Timeout,
-		Memory: int64(min(o.Memory, math.MaxInt64)),
+		Memory: int64(min(o.Memory, math.MaxInt64)), Held: true,
 	}
 }
 

@@ -38,12 +38,14 @@ type Options struct {
 	Strict bool
 	// Timeout is how long an operation waits for a majority of the nodes (default 30 s).
 	Timeout time.Duration
-	// CheckpointEvery and Memory: see vde.OpenOptions.
+	// CheckpointEvery, Memory and Held: see vde.OpenOptions.
 	CheckpointEvery time.Duration
 	Memory          int64
+	Held            bool
 
 	lease   time.Duration // of the mount's session; 0: sessionLease
 	resolve time.Duration // 0: resolveAfter
+	alone   *Survivor     // not nil: see GoOnAlone
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
@@ -99,7 +101,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	v.slots.Store(consensus.DefaultGroup, uint16(0))
 	v.eng, err = vde.Open(dir, vde.OpenOptions{
 		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, Memory: o.Memory, PushOut: o.Cluster != nil,
-		OnCheckpoint: v.compact,
+		Held: o.Held, OnCheckpoint: v.compact,
 	})
 	if err != nil {
 		return nil, err
@@ -120,6 +122,13 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		}
 		err = errors.Join(err, v.eng.Close())
 	}()
+	if o.alone != nil {
+		o.alone.Node = v.eng.Info().NodeID
+		o.alone.Groups, err = consensus.ForceAlone(o.FS, o.FS.PathJoin(dir, "raft"), o.alone.Node, o.SegmentSize, o.Logger)
+		if err != nil {
+			return nil, fmt.Errorf("store %s: %w", dir, err)
+		}
+	}
 	var connect transport.Transport
 	if o.Cluster != nil {
 		if v.node, err = openNode(v, o); err != nil {

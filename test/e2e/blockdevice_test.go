@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,8 +58,19 @@ func TestBlockDevice(t *testing.T) {
 	d.fsck() // with the log to be applied in memory
 	d.mount()
 	same(file)
+	used := d.status().Used
 	d.umount()
 	d.fsck("--data")
+	var closed facts
+	if err := json.Unmarshal([]byte(d.vde("status", d.store, "--json")), &closed); err != nil {
+		t.Fatal(err)
+	}
+	if closed.State != "not mounted" || closed.Size == 0 || used < uint64(len(data)) || closed.Used != used {
+		t.Errorf("closed, the store says %+v; mounted, it had %d bytes in use", closed, used)
+	}
+	if text := d.vde("status", d.store); !strings.Contains(text, device) || !strings.Contains(text, "1.0 MiB used") {
+		t.Errorf("closed, the store says:\n%s", text)
+	}
 
 	// One superblock lost: found, and made again from the other.
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
