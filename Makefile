@@ -20,7 +20,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-cluster fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-png bench-cluster fmt install uninstall clean help
 
 all: build
 
@@ -110,6 +110,12 @@ posix:
 bench:
 	@./.ci/needs bench
 	@$(GO) run ./test/bench $(BENCHFLAGS)
+	@$(MAKE) --no-print-directory bench-png PNGBENCHFLAGS='$(filter -json --json,$(BENCHFLAGS))'
+
+# PNGs of Debian packages: our levels beside other optimisers. oxipng takes part where it is installed.
+bench-png:
+	@./.ci/needs bench_png
+	@CGO_ENABLED=0 $(GO) run ./test/bench/png $(PNGBENCHFLAGS)
 
 bench-cluster:
 	@./.ci/needs bench
@@ -142,6 +148,7 @@ help:
 	@echo 'make posix    random system calls, compared with ext4, for hours'
 	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
+	@echo 'make bench-png  how small and how fast PNG files become, beside other optimisers (part of make bench); PNGBENCHFLAGS=-json'
 	@echo 'make bench-cluster  three nodes on this machine beside a store that stands alone'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'
