@@ -45,7 +45,6 @@ type Options struct {
 
 	lease   time.Duration // of the mount's session; 0: sessionLease
 	resolve time.Duration // 0: resolveAfter
-	alone   *Survivor     // not nil: see GoOnAlone
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
@@ -122,13 +121,6 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		}
 		err = errors.Join(err, v.eng.Close())
 	}()
-	if o.alone != nil {
-		o.alone.Node = v.eng.Info().NodeID
-		o.alone.Groups, err = consensus.ForceAlone(o.FS, o.FS.PathJoin(dir, "raft"), o.alone.Node, o.SegmentSize, o.Logger)
-		if err != nil {
-			return nil, fmt.Errorf("store %s: %w", dir, err)
-		}
-	}
 	var connect transport.Transport
 	if o.Cluster != nil {
 		if v.node, err = openNode(v, o); err != nil {
