@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"os"
@@ -18,13 +19,25 @@ import (
 )
 
 // realCluster is three nodes on real files, connected over loopback TCP.
-func realCluster(t testing.TB, tick time.Duration) []*Manager { return realClusterAt(t, tick, 0) }
+func realCluster(t testing.TB, tick time.Duration) []*Manager {
+	return clusterOf(t, clusterOptions{tick: tick})
+}
 
-// realClusterAt is realCluster with a limit on the rate of snapshots.
-func realClusterAt(t testing.TB, tick time.Duration, rate int) []*Manager {
+type clusterOptions struct {
+	tick time.Duration // 0: the default
+	rate int           // of snapshots, in bytes per second; 0: no limit
+	tls  []*tls.Config // of the nodes 1 to 3; nil: no TLS
+}
+
+// clusterOf is realCluster with more to choose.
+func clusterOf(t testing.TB, o clusterOptions) []*Manager {
 	var trs []*transport.TCP
 	for id := uint64(1); id <= 3; id++ {
-		tr, err := transport.ListenTCP(transport.TCPConfig{ID: id, Listen: "127.0.0.1:0", SnapshotRate: rate})
+		c := transport.TCPConfig{ID: id, Listen: "127.0.0.1:0", SnapshotRate: o.rate}
+		if o.tls != nil {
+			c.TLS = o.tls[id-1]
+		}
+		tr, err := transport.ListenTCP(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +48,7 @@ func realClusterAt(t testing.TB, tick time.Duration, rate int) []*Manager {
 		for j, other := range trs {
 			tr.SetPeer(uint64(j+1), other.Addr())
 		}
-		m, err := Open(Config{FS: vfs.Default, Dir: t.TempDir(), NodeID: uint64(i + 1), Transport: tr, TickInterval: tick})
+		m, err := Open(Config{FS: vfs.Default, Dir: t.TempDir(), NodeID: uint64(i + 1), Transport: tr, TickInterval: o.tick})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +244,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	_, _ = fmt.Sscan(os.Getenv("RAFT_SNAPSHOT_RATE"), &rate)
 	const size = 1 << 30
 	for range b.N {
-		ms := realClusterAt(b, 50*time.Millisecond, rate)
+		ms := clusterOf(b, clusterOptions{tick: 50 * time.Millisecond, rate: rate})
 		sm := bulky{n: size, restored: make(chan struct{}, 9)}
 		var gs []*Group
 		for i, m := range ms {
@@ -324,14 +337,9 @@ func TestThousandGroups(t *testing.T) {
 	}
 	t.Logf("%d of %d replicas asleep after %v", asleep(), 3*n, time.Since(begin))
 	t.Logf("memory per replica: %d bytes", (heap()-before)/uint64(3*n))
-	cpu := func() time.Duration {
-		var r syscall.Rusage
-		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
-		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	used, begin := cpu(), time.Now()
+	used, begin := cpuTime(), time.Now()
 	time.Sleep(10 * time.Second)
-	t.Logf("idle CPU of a node: %.2f %% of a core", 100*float64(cpu()-used)/float64(time.Since(begin))/3)
+	t.Logf("idle CPU of a node: %.2f %% of a core", 100*float64(cpuTime()-used)/float64(time.Since(begin))/3)
 }
 
 // TestFailoverTime kills the leader RAFT_FAILOVERS times, at the default timing,

@@ -57,13 +57,15 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		return err
 	}
 	if l, ok := g.log.(*logstore.FileLogStore); ok {
-		l.SetCacheBytes(replicaCache)
+		l.SetCacheBytes(replicaCache, g.applied.Load())
+		rep.onApplied = l.SetApplied
 	}
 	g.rep.Store(rep)
 	return nil
 }
 
-// replicaCache is how many bytes of recent entries a replica keeps in memory.
+// replicaCache is how many bytes of recent entries a replica keeps in memory, beside
+// those that are not applied yet.
 const replicaCache = 4 << 20
 
 // stepReplica runs one step of the replica and starts the work it makes due.

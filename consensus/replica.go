@@ -1,11 +1,13 @@
 package consensus
 
 import (
+	"bytes"
 	cryptorand "crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"go.etcd.io/raft/v3"
@@ -47,7 +49,8 @@ type replica struct {
 	hardMu sync.Mutex
 	hard   logstore.HardState
 
-	onLeader, onElection func() // called when another leader is seen, an election begun; may be nil
+	onLeader, onElection func()             // called when another leader is seen, an election begun; may be nil
+	onApplied            func(index uint64) // called when entries have been applied; may be nil
 
 	ticks uint64
 	// full says why the log takes nothing now, nil while it does. fullSince is the
@@ -65,6 +68,7 @@ type replica struct {
 	seq       uint64 // of the next proposal or read of this node
 	sleep     sleeper
 	proposals map[uint64]*ticket // by seq, those not yet answered
+	proposal  []byte             // buffer of a leader's proposals
 	reads     readQueue
 
 	fault plantedFaults
@@ -85,7 +89,6 @@ type plantedFaults struct {
 type ticket struct {
 	local any
 	index uint64 // for a proposal made as the leader: where it stands
-	term  uint64
 	done  chan outcome
 }
 
@@ -300,7 +303,18 @@ func (r *replica) stepRaft(m *pb.Message) error {
 // raft.ErrProposalDropped means: not now.
 func (r *replica) propose(cmd []byte, t *ticket) error {
 	seq := r.seq
-	data := append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
+	leading := r.state == raft.StateLeader
+	var data []byte
+	if leading {
+		// The engine of a leader makes a copy for the log (TestEngineCopies), that of a
+		// follower sends what it gets.
+		data = append(r.tag(r.proposal[:0]), cmd...)
+		if cap(data) <= maxProposal {
+			r.proposal = data
+		}
+	} else {
+		data = append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
+	}
 	return r.do(func() error {
 		r.wake()
 		if r.full != nil {
@@ -309,7 +323,6 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 		if r.leader == 0 {
 			return raft.ErrProposalDropped
 		}
-		leading := r.state == raft.StateLeader
 		before := len(r.appendQ)
 		if err := r.rn.Propose(data); err != nil {
 			return err
@@ -324,12 +337,15 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 	})
 }
 
-// locate finds the index and term that the engine gave to data.
+// maxProposal bounds the buffer that is kept for proposals, in bytes.
+const maxProposal = 2 << 20
+
+// locate finds the index that the engine gave to data.
 func (r *replica) locate(t *ticket, data []byte, msgs []*pb.Message) {
 	for _, m := range msgs {
 		for _, e := range m.GetEntries() {
-			if d := e.GetData(); len(d) == len(data) && &d[0] == &data[0] {
-				t.index, t.term = e.GetIndex(), e.GetTerm()
+			if d := e.GetData(); len(d) == len(data) && bytes.Equal(d[:tagSize], data[:tagSize]) {
+				t.index = e.GetIndex()
 			}
 		}
 	}
@@ -444,7 +460,34 @@ func (r *replica) takeAppend() *appendWork {
 			break
 		}
 	}
+	w.responses = lastAcks(w.responses)
 	return w
+}
+
+// lastAcks leaves of the acknowledgements for one node and term only the furthest, where
+// the last one stands: the leader would answer each of them by telling everybody how far
+// the group has come.
+func lastAcks(msgs []*pb.Message) []*pb.Message {
+	type ack struct{ to, term uint64 }
+	var seen []ack // few, as is at: where the one for seen[i] stands
+	var at []int
+	kept := len(msgs)
+	for i := len(msgs) - 1; i >= 0; i-- {
+		m := msgs[i]
+		if m.GetType() == pb.MsgAppResp && !m.GetReject() {
+			a := ack{m.GetTo(), m.GetTerm()}
+			if n := slices.Index(seen, a); n >= 0 {
+				if m.GetIndex() > msgs[at[n]].GetIndex() {
+					msgs[at[n]] = m
+				}
+				continue
+			}
+			seen, at = append(seen, a), append(at, kept-1)
+		}
+		kept--
+		msgs[kept] = m
+	}
+	return msgs[kept:]
 }
 
 // run does the work. install is called for a snapshot; it returns when the state
@@ -560,6 +603,13 @@ func (r *replica) appended(w *appendWork) error {
 			r.applied = max(r.applied, meta.GetIndex())
 			r.store.setConf(meta.GetConfState(), meta.GetIndex())
 			r.store.setApplied(r.applied)
+			// Whether it holds what was proposed here, or what took its place, nobody can say.
+			for seq, t := range r.proposals {
+				if t.index != 0 && t.index <= meta.GetIndex() {
+					delete(r.proposals, seq)
+					t.finish(nil, fmt.Errorf("%w: group %s: entry %d came with a snapshot", ErrUnknownOutcome, r.name, t.index))
+				}
+			}
 		}
 		return r.deliver(w.responses)
 	})
@@ -684,6 +734,9 @@ func (r *replica) appliedAll(m *pb.Message) error {
 		last := es[len(es)-1]
 		r.applied = max(r.applied, last.GetIndex())
 		r.store.setApplied(r.applied)
+		if r.onApplied != nil {
+			r.onApplied(r.applied)
+		}
 		// A proposal whose place was taken by an entry of a later term is lost.
 		for seq, t := range r.proposals {
 			if t.index != 0 && t.index <= r.applied {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +32,7 @@ func OpenFile(opts FileOptions) (*FileLogStore, error) {
 	l := &FileLogStore{turn: sync.NewCond(&sync.Mutex{}),
 		opts:  opts,
 		log:   opts.Logger,
-		cache: entryCache{limit: opts.CacheBytes},
+		cache: entryCache{limit: opts.CacheBytes, applied: math.MaxUint64},
 	}
 	if l.log == nil {
 		quiet := logrus.New()

@@ -55,10 +55,15 @@ func (t *termIndex) compact(first, prevTerm uint64) {
 	t.runs[0] = termRun{first - 1, prevTerm}
 }
 
-// entryCache holds the last entries of a log, up to a number of bytes.
+// maxUnapplied bounds what a cache holds beyond its limit, in bytes.
+const maxUnapplied = 64 << 20
+
+// entryCache holds the last entries of a log, up to a number of bytes: more, up to
+// maxUnapplied, only of entries that have yet to be applied, which are read for sure.
 type entryCache struct {
 	limit   int
 	bytes   int
+	applied uint64
 	entries []Entry // consecutive, up to the end of the log
 }
 
@@ -68,7 +73,12 @@ func (c *entryCache) add(e Entry) {
 	}
 	c.entries = append(c.entries, e)
 	c.bytes += len(e.Data) + recordHeader
-	for c.bytes > c.limit {
+	c.trim()
+}
+
+// trim forgets the first entries until the limit is kept.
+func (c *entryCache) trim() {
+	for c.bytes > c.limit && (c.entries[0].Index <= c.applied || c.bytes > maxUnapplied) {
 		c.bytes -= len(c.entries[0].Data) + recordHeader
 		c.entries[0] = Entry{}
 		c.entries = c.entries[1:]

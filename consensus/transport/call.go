@@ -27,7 +27,7 @@ func (t *TCP) Call(ctx context.Context, to uint64, question []byte) ([]byte, err
 	if len(question) > maxCall {
 		return nil, fmt.Errorf("transport: a question of %d bytes, at most %d are allowed", len(question), maxCall)
 	}
-	conn, err := t.dial(ctx, p, kindCall)
+	conn, _, err := t.dial(ctx, p, kindCall)
 	if err != nil {
 		return nil, fmt.Errorf("transport: asking node %d: %w", to, err)
 	}

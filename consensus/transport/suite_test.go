@@ -21,6 +21,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // The suite runs on every implementation: maker makes the transports of the nodes
@@ -64,6 +65,13 @@ func tcpNodes(t *testing.T, n int, ca *authority) []Transport {
 	}
 	introduce(ts, func(i int) string { return ts[i].(*TCP).Addr() })
 	return ts
+}
+
+// appendFrame appends the frame of a message to b.
+func appendFrame(b []byte, group string, m *pb.Message) ([]byte, error) {
+	var w frameWriter
+	pieces, err := w.encode(group, m)
+	return append(b, bytes.Join(pieces, nil)...), err
 }
 
 // authority makes certificates.
@@ -512,10 +520,10 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		body, err := readFrame(bytes.NewReader(data), nil, 1<<20)
 		if err == nil {
-			_, _, _ = decodeFrame(body)
+			_, _, _ = decodeFrame(body, true)
 		}
 		// Past the checksum, which random bytes hardly ever pass.
-		if group, m, err := decodeFrame(data); err == nil && (group == "" || len(group) > MaxGroupName || m == nil) {
+		if group, m, err := decodeFrame(data, true); err == nil && (group == "" || len(group) > MaxGroupName || m == nil) {
 			t.Fatalf("decoded %q", group)
 		}
 	})
@@ -533,4 +541,110 @@ func FuzzHello(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzMessage holds the encoding by hand against the library's.
+func FuzzMessage(f *testing.F) {
+	long := bytes.Repeat([]byte("payload "), 1024)
+	for _, m := range []*pb.Message{
+		message(1, 2, 3, []byte("data")), message(1, 2, 3, nil), message(1, 2, 3, long),
+		{Type: pb.MsgApp.Enum(), Commit: new(uint64(9)), Entries: []*pb.Entry{
+			{Term: new(uint64(1)), Index: new(uint64(1 << 60)), Data: long}, {Type: pb.EntryConfChangeV2.Enum()}, {Data: []byte{}}, {Data: long[:directData]}, {},
+		}},
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte{7<<3 | 2, 2, 1 << 3, 77}) // an entry of an unknown type
+	f.Fuzz(func(t *testing.T, data []byte) {
+		want := &pb.Message{}
+		wantErr := proto.Unmarshal(data, want)
+		var w frameWriter
+		for _, alias := range []bool{false, true} {
+			m, err := decodeMessage(bytes.Clone(data), alias)
+			if (err == nil) != (wantErr == nil) {
+				t.Fatalf("alias %v: %v, the library says %v", alias, err, wantErr)
+			}
+			if err != nil {
+				continue
+			}
+			forgetUnknown(want)
+			forgetUnknown(m)
+			if !proto.Equal(m, want) {
+				t.Fatalf("alias %v:\n%v\nthe library says\n%v", alias, m, want)
+			}
+			pieces, err := w.encode("g", m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := readFrame(bytes.NewReader(bytes.Join(pieces, nil)), nil, maxFrame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again := &pb.Message{}
+			if err := proto.Unmarshal(body[2:], again); err != nil || !proto.Equal(again, want) {
+				t.Fatalf("encoded again: %v\n%v\nwant\n%v", err, again, want)
+			}
+		}
+	})
+}
+
+// forgetUnknown drops what another version may have added, in entries: by hand it is not
+// kept.
+func forgetUnknown(m *pb.Message) {
+	m.ProtoReflect().SetUnknown(nil)
+	for _, e := range m.Entries {
+		e.ProtoReflect().SetUnknown(nil)
+	}
+}
+
+// TestJoined joins messages of a log and compares what a follower would do.
+func TestJoined(t *testing.T) {
+	app := func(index, logTerm, commit uint64, terms ...uint64) outgoing {
+		m := &pb.Message{Type: pb.MsgApp.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(uint64(5)), LogTerm: &logTerm, Index: &index, Commit: &commit}
+		for i, term := range terms {
+			m.Entries = append(m.Entries, &pb.Entry{Index: new(index + 1 + uint64(i)), Term: new(term), Data: []byte{byte(i)}})
+		}
+		return outgoing{"g", m, 100}
+	}
+	change := func(o outgoing, f func(*outgoing)) outgoing { f(&o); return o }
+	next := app(12, 5, 11, 5)
+	for name, c := range map[string]struct {
+		a, b outgoing
+		want *pb.Message
+	}{
+		"two":             {app(10, 4, 9, 4, 5), next, app(10, 4, 11, 4, 5, 5).m},
+		"only commit":     {app(10, 4, 9, 4, 5), app(12, 5, 12), app(10, 4, 12, 4, 5).m},
+		"commit before":   {app(12, 5, 9), next, next.m},
+		"a gap":           {app(10, 4, 9, 5), next, nil},
+		"another term":    {app(10, 4, 9, 4, 4), next, nil},
+		"commit backward": {app(10, 4, 12, 4, 5), next, nil},
+		"other group":     {app(10, 4, 9, 4, 5), change(next, func(o *outgoing) { o.group = "h" }), nil},
+		"too large":       {app(10, 4, 9, 4, 5), change(next, func(o *outgoing) { o.size = maxJoined }), nil},
+		"no append":       {app(10, 4, 9, 4, 5), outgoing{"g", message(1, 2, 5, nil), 100}, nil},
+	} {
+		before := proto.Clone(c.a.m)
+		got := joined(c.a, c.b)
+		if c.want == nil && got != nil || c.want != nil && !sameAppend(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if !proto.Equal(before, c.a.m) {
+			t.Errorf("%s: a message changed that others refer to", name)
+		}
+	}
+}
+
+// sameAppend compares all but the data.
+func sameAppend(a, b *pb.Message) bool {
+	strip := func(m *pb.Message) *pb.Message {
+		m = proto.Clone(m).(*pb.Message)
+		for _, e := range m.Entries {
+			e.Data = nil
+		}
+		return m
+	}
+	return a != nil && proto.Equal(strip(a), strip(b))
 }

@@ -56,8 +56,10 @@ const (
 	ioTimeout    = 10 * time.Second // for the other side to take what was written
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = 2 * time.Second
-	queueLength  = 8192 // messages that wait for one peer
-	maxStrangers = 256  // connections that have not said who they are
+	queueLength  = 8192     // messages that wait for one peer
+	writeBuffer  = 64 << 10 // gathers frames for one record of TLS, or more
+	writeBatch   = 1 << 20  // bytes after which what is gathered goes out
+	maxStrangers = 256      // connections that have not said who they are
 )
 
 // TCPStats counts what happened since the start.
@@ -268,7 +270,7 @@ func (t *TCP) sendLoop(ctx context.Context, p *peer) {
 
 // sendOver makes a connection and writes first and what follows, until it breaks.
 func (t *TCP) sendOver(ctx context.Context, p *peer, first outgoing) error {
-	conn, err := t.dial(ctx, p, kindMessages)
+	conn, held, err := t.dial(ctx, p, kindMessages)
 	if err != nil {
 		t.taken(p, first)
 		t.dropped.Add(1)
@@ -284,37 +286,49 @@ func (t *TCP) sendOver(ctx context.Context, p *peer, first outgoing) error {
 		_, err := conn.Read(one[:])
 		gone <- fmt.Errorf("the peer closed the connection: %w", unexpected(err))
 	}()
-	var buf []byte
+	var frames frameWriter
+	held.hold(true)
+	out := bufio.NewWriterSize(conn, writeBuffer)
 	next, more := first, true
 	for {
-		buf = buf[:0]
-		for more {
+		_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
+		for size := int64(0); more && size < writeBatch; {
+			size += next.size
+			msg := next
 			t.taken(p, next)
-			b, err := appendFrame(buf, next.group, next.m)
-			if err != nil {
-				t.dropped.Add(1)
-				t.once("encode "+next.group, "raft transport: group %s: %v", next.group, err)
-			} else {
-				t.sent.Add(1)
-			}
-			buf = b
-			if len(buf) >= 1<<20 {
+			for more = false; !more; {
+				// What follows in the same log can go in the same message.
+				select {
+				case next = <-p.queue:
+					more = true
+					if m := joined(msg, next); m != nil {
+						t.taken(p, next)
+						size += next.size
+						msg, more = outgoing{msg.group, m, msg.size + next.size}, false
+						continue
+					}
+				default:
+				}
 				break
 			}
-			select {
-			case next = <-p.queue:
-			default:
-				more = false
-			}
-		}
-		if len(buf) > 0 {
-			_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
-			if _, err := conn.Write(buf); err != nil {
+			switch err := frames.writeTo(out, msg.group, msg.m); {
+			case errors.Is(err, errNotSent):
+				t.dropped.Add(1)
+				t.once("encode "+msg.group, "raft transport: group %s: %v", msg.group, err)
+			case err != nil:
 				return err
+			default:
+				t.sent.Add(1)
 			}
 		}
-		if cap(buf) > 4<<20 {
-			buf = nil
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if err := held.flush(); err != nil {
+			return err
+		}
+		if more {
+			continue // the batch is full; next is the first of the next one
 		}
 		select {
 		case <-ctx.Done():
@@ -345,27 +359,31 @@ func (t *TCP) drain(p *peer) {
 	}
 }
 
-// dial makes a connection to the peer, with the handshake done.
-func (t *TCP) dial(ctx context.Context, p *peer, kind connKind) (net.Conn, error) {
+// dial makes a connection to the peer, with the handshake done. held is what is below
+// TLS, if any.
+func (t *TCP) dial(ctx context.Context, p *peer, kind connKind) (conn net.Conn, held *heldConn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", *p.addr.Load())
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", *p.addr.Load())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	held = &heldConn{Conn: raw}
+	conn = held
 	if t.cfg.TLS != nil {
 		c := t.cfg.TLS.Clone()
 		c.MinVersion = tls.VersionTLS13
 		c.ServerName = NodeName(p.id)
-		tc := tls.Client(conn, c)
+		c.DynamicRecordSizingDisabled = true // latency is not in the first record, but in the last
+		tc := tls.Client(held, c)
 		if err := tc.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, err
+			_ = raw.Close()
+			return nil, nil, err
 		}
 		conn = tc
 	}
 	if !t.track(conn) {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
 	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
 	if _, err = conn.Write(hello{kind, t.cfg.Cluster, t.cfg.ID, p.id}.encode()); err == nil {
@@ -374,9 +392,9 @@ func (t *TCP) dial(ctx context.Context, p *peer, kind connKind) (net.Conn, error
 	_ = conn.SetDeadline(time.Time{})
 	if err != nil {
 		t.untrack(conn)
-		return nil, err
+		return nil, nil, err
 	}
-	return conn, nil
+	return conn, held, nil
 }
 
 // readAnswer reads the other side's yes or its refusal.
@@ -570,13 +588,24 @@ func (t *TCP) welcome(conn net.Conn) (from uint64, kind connKind, err error) {
 
 func (t *TCP) serveMessages(conn net.Conn, from uint64) error {
 	r := bufio.NewReaderSize(conn, 64<<10)
-	var buf []byte
+	var kept []byte // for frames that nothing refers to afterwards
 	for {
-		var err error
-		if buf, err = readFrame(r, buf, maxFrame); err != nil {
+		n, crc, err := readHeader(r, maxFrame)
+		if err != nil {
 			return err
 		}
-		group, m, err := decodeFrame(buf)
+		var frame []byte
+		alias := n >= aliasFrom
+		if alias {
+			frame, err = readBody(r, nil, n, crc)
+		} else {
+			kept, err = readBody(r, kept, n, crc)
+			frame = kept
+		}
+		if err != nil {
+			return err
+		}
+		group, m, err := decodeFrame(frame, alias)
 		if err != nil {
 			return err
 		}
@@ -585,9 +614,6 @@ func (t *TCP) serveMessages(conn net.Conn, from uint64) error {
 		}
 		t.received.Add(1)
 		t.h.Receive(group, m)
-		if cap(buf) > 4<<20 {
-			buf = nil
-		}
 	}
 }
 
@@ -597,7 +623,7 @@ func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, dat
 	if p == nil {
 		return fmt.Errorf("%w: node %d", ErrUnknownPeer, m.GetTo())
 	}
-	conn, err := t.dial(ctx, p, kindSnapshot)
+	conn, _, err := t.dial(ctx, p, kindSnapshot)
 	if err != nil {
 		return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, err)
 	}
@@ -611,11 +637,8 @@ func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, dat
 }
 
 func (t *TCP) writeSnapshot(ctx context.Context, conn net.Conn, group string, m *pb.Message, data io.Reader) error {
-	f, err := appendFrame(nil, group, m)
-	if err != nil {
-		return err
-	}
-	if _, err := conn.Write(f); err != nil {
+	var frames frameWriter
+	if err := frames.writeTo(conn, group, m); err != nil {
 		return err
 	}
 	chunk := make([]byte, frameHeader+snapshotChunk)
@@ -658,7 +681,7 @@ func (t *TCP) serveSnapshot(conn net.Conn, from uint64) error {
 	if err != nil {
 		return err
 	}
-	group, m, err := decodeFrame(f)
+	group, m, err := decodeFrame(f, true)
 	if err != nil {
 		return err
 	}

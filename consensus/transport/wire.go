@@ -8,7 +8,6 @@ import (
 	"io"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // The bytes are drawn in WIRE.md. All numbers are little-endian.
@@ -36,6 +35,9 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errNotSent marks a message of which nothing was written.
+var errNotSent = errors.New("transport: the message cannot be sent")
 
 // errFrame marks bytes that no sound peer sends: the connection ends.
 var errFrame = errors.New("transport: damaged frame")
@@ -77,25 +79,14 @@ func decodeHello(b []byte) (hello, error) {
 	return h, nil
 }
 
-// appendFrame appends the frame of a message to b.
-func appendFrame(b []byte, group string, m *pb.Message) ([]byte, error) {
+// beginFrame appends what precedes the message in a frame; the header is left empty.
+func beginFrame(b []byte, group string) ([]byte, error) {
 	if len(group) == 0 || len(group) > MaxGroupName {
 		return b, fmt.Errorf("transport: a group's name has 1 to %d bytes, not %d", MaxGroupName, len(group))
 	}
-	start := len(b)
 	b = append(b, make([]byte, frameHeader)...)
 	b = append(b, byte(len(group)))
-	b = append(b, group...)
-	body := len(b)
-	b, err := proto.MarshalOptions{}.MarshalAppend(b, m)
-	if err != nil {
-		return b[:start], fmt.Errorf("transport: encoding a message: %w", err)
-	}
-	if n := len(b) - body; n > MaxMessage {
-		return b[:start], fmt.Errorf("transport: a message of %d bytes, the limit is %d", n, MaxMessage)
-	}
-	sealFrame(b[start:])
-	return b, nil
+	return append(b, group...), nil
 }
 
 // sealFrame fills in the header of a frame or chunk.
@@ -105,19 +96,37 @@ func sealFrame(f []byte) {
 }
 
 // readFrame reads the body of a frame or chunk of at most limit bytes into buf,
-// which it returns grown. It allocates as bytes arrive, not as they are announced.
+// which it returns grown.
 func readFrame(r io.Reader, buf []byte, limit int) ([]byte, error) {
-	var h [frameHeader]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
+	n, crc, err := readHeader(r, limit)
+	if err != nil {
 		return buf, err
 	}
-	n := binary.LittleEndian.Uint32(h[:])
-	if uint64(n) > uint64(limit) {
-		return buf, fmt.Errorf("%w: %d bytes are announced, the limit is %d", errFrame, n, limit)
+	return readBody(r, buf, n, crc)
+}
+
+// readHeader reads the header of a frame or chunk of at most limit bytes.
+func readHeader(r io.Reader, limit int) (n int, crc uint32, err error) {
+	var h [frameHeader]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, 0, err
 	}
+	size := binary.LittleEndian.Uint32(h[:])
+	if uint64(size) > uint64(limit) {
+		return 0, 0, fmt.Errorf("%w: %d bytes are announced, the limit is %d", errFrame, size, limit)
+	}
+	return int(size), binary.LittleEndian.Uint32(h[4:]), nil
+}
+
+// readStep is how much memory a frame gets on trust.
+const readStep = 2 << 20
+
+// readBody reads the n bytes behind a header into buf, which it returns grown. It
+// allocates as bytes arrive, not as they are announced, but for the first readStep.
+func readBody(r io.Reader, buf []byte, n int, crc uint32) ([]byte, error) {
 	buf = buf[:0]
-	for len(buf) < int(n) {
-		want := min(int(n)-len(buf), max(64<<10, len(buf)))
+	for len(buf) < n {
+		want := min(n-len(buf), max(readStep, len(buf)))
 		old := len(buf)
 		if cap(buf) < old+want {
 			buf = append(make([]byte, 0, old+want), buf...)
@@ -127,8 +136,8 @@ func readFrame(r io.Reader, buf []byte, limit int) ([]byte, error) {
 			return buf[:0], unexpected(err)
 		}
 	}
-	if got, want := crc32.Checksum(buf, castagnoli), binary.LittleEndian.Uint32(h[4:]); got != want {
-		return buf, fmt.Errorf("%w: checksum %08x, the bytes have %08x", errFrame, want, got)
+	if got := crc32.Checksum(buf, castagnoli); got != crc {
+		return buf, fmt.Errorf("%w: checksum %08x, the bytes have %08x", errFrame, crc, got)
 	}
 	return buf, nil
 }
@@ -140,20 +149,15 @@ func unexpected(err error) error {
 	return err
 }
 
-// decodeFrame decodes the body of a frame. The message does not alias it.
-func decodeFrame(b []byte) (group string, m *pb.Message, err error) {
+// decodeFrame decodes the body of a frame. With alias the data of the message's entries
+// is part of b, without it nothing is.
+func decodeFrame(b []byte, alias bool) (group string, m *pb.Message, err error) {
 	if len(b) < 1 || int(b[0]) == 0 || int(b[0]) > MaxGroupName || len(b) < 1+int(b[0]) {
 		return "", nil, fmt.Errorf("%w: no group", errFrame)
 	}
 	n := 1 + int(b[0])
-	m = &pb.Message{}
-	if err := proto.Unmarshal(b[n:], m); err != nil {
-		return "", nil, fmt.Errorf("%w: %w", errFrame, err)
-	}
-	for _, e := range m.GetEntries() {
-		if e == nil {
-			return "", nil, fmt.Errorf("%w: an entry is missing", errFrame)
-		}
+	if m, err = decodeMessage(b[n:], alias); err != nil {
+		return "", nil, err
 	}
 	return string(b[1:n]), m, nil
 }
