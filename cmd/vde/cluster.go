@@ -20,7 +20,7 @@ const longestInvite = 30 * 24 * time.Hour
 func newClusterCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Several machines with one filesystem: invite, status, remove",
+		Short: "Several machines with one filesystem: invite, status, remove, recover",
 		Long: `A store that is mounted or served with --listen HOST:PORT is a cluster of one. Others join it:
 
   vde mount /srv/store /mnt --listen 192.0.2.1:7420             the first node
@@ -32,7 +32,7 @@ The verbs ask the daemon of the store, which has to run.`,
 		Args: noSuchVerb,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newInviteCommand(a), newClusterStatusCommand(a), newRemoveCommand(a))
+	cmd.AddCommand(newInviteCommand(a), newClusterStatusCommand(a), newRemoveCommand(a), newRecoverCommand(a))
 	return cmd
 }
 

@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The directory in a store that makes it a member of a cluster, and its files. All are readable by the owner alone. The
@@ -166,6 +168,27 @@ type CreateOptions struct {
 // Create makes a cluster of which the store is the only member, and saves its identity. The caller holds the store so that nobody
 // else does the same.
 func Create(store string, o CreateOptions) (*Identity, error) {
+	i, err := newIdentity(o)
+	if err != nil {
+		return nil, err
+	}
+	return i, i.Save(store)
+}
+
+// Refound makes the store of a node the only member of a cluster of its own: the nodes of the former one are strangers to it.
+func Refound(store string) (*Identity, error) {
+	old, err := Load(store)
+	if err != nil {
+		return nil, err
+	}
+	i, err := newIdentity(CreateOptions{NodeID: old.NodeID, Name: old.Name, Listen: old.Listen, Advertise: old.Advertise})
+	if err != nil {
+		return nil, err
+	}
+	return i, i.Replace(store)
+}
+
+func newIdentity(o CreateOptions) (*Identity, error) {
 	if o.Name == "" {
 		o.Name = DefaultName()
 	}
@@ -189,17 +212,24 @@ func Create(store string, o CreateOptions) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a cluster: %w", err)
 	}
-	return i, i.Save(store)
+	return i, nil
 }
 
 // Save writes the identity into a store that has none. After a crash there is all of it or nothing.
-func (i *Identity) Save(store string) error { return i.save(store, func(string) error { return nil }) }
+func (i *Identity) Save(store string) error {
+	return i.save(store, false, func(string) error { return nil })
+}
 
-// save is Save; after is called after each step, and ends it there when it fails, as a crash would.
-func (i *Identity) save(store string, after func(step string) error) error {
+// Replace puts the identity in the place of the one that the store has. After a crash there is one or the other.
+func (i *Identity) Replace(store string) error {
+	return i.save(store, true, func(string) error { return nil })
+}
+
+// save is Save or Replace; after is called after each step, and ends it there when it fails, as a crash would.
+func (i *Identity) save(store string, replace bool, after func(step string) error) error {
 	dir := filepath.Join(store, Dir)
 	fail := func(err error) error { return fmt.Errorf("save the identity in %s: %w", dir, err) }
-	if _, err := os.Lstat(dir); err == nil {
+	if _, err := os.Lstat(dir); err == nil && !replace {
 		return fail(fs.ErrExist)
 	}
 	info, err := i.encodeInfo()
@@ -239,7 +269,12 @@ func (i *Identity) save(store string, after func(step string) error) error {
 	if err := syncDir(fresh); err != nil {
 		return fail(err)
 	}
-	if err := os.Rename(fresh, dir); err != nil { // never over a directory that holds something
+	if replace {
+		err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	} else {
+		err = os.Rename(fresh, dir) // never over a directory that holds something
+	}
+	if err != nil {
 		return fail(err)
 	}
 	if err := after("rename"); err != nil {
@@ -247,6 +282,11 @@ func (i *Identity) save(store string, after func(step string) error) error {
 	}
 	if err := syncDir(store); err != nil {
 		return fail(err)
+	}
+	if replace {
+		if err := os.RemoveAll(fresh); err != nil { // the former one
+			return fail(err)
+		}
 	}
 	return nil
 }

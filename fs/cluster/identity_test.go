@@ -83,7 +83,7 @@ func TestCrashWhileSaving(t *testing.T) {
 	_, i := create(t, CreateOptions{})
 	crash := errors.New("crash")
 	var steps []string
-	if err := i.save(t.TempDir(), func(step string) error { steps = append(steps, step); return nil }); err != nil {
+	if err := i.save(t.TempDir(), false, func(step string) error { steps = append(steps, step); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if len(steps) != 7 {
@@ -92,7 +92,7 @@ func TestCrashWhileSaving(t *testing.T) {
 	for n, last := range steps {
 		store := t.TempDir()
 		done := 0
-		err := i.save(store, func(string) error {
+		err := i.save(store, false, func(string) error {
 			if done == n {
 				return crash
 			}
@@ -117,6 +117,46 @@ func TestCrashWhileSaving(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(store, Dir+newSuffix)); !errors.Is(err, fs.ErrNotExist) {
 			t.Fatalf("after %s something was left: %v", last, err)
+		}
+	}
+}
+
+// Wherever replacing an identity breaks off, the store has the former one or the new one, and it can be done again.
+func TestCrashWhileReplacing(t *testing.T) {
+	crash := errors.New("crash")
+	for n := range 7 {
+		store, old := create(t, CreateOptions{})
+		i, err := newIdentity(CreateOptions{NodeID: old.NodeID, Name: old.Name, Listen: old.Listen})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, last := 0, ""
+		err = i.save(store, true, func(step string) error {
+			if last = step; done == n {
+				return crash
+			}
+			done++
+			return nil
+		})
+		if !errors.Is(err, crash) {
+			t.Fatal(err)
+		}
+		want := old
+		if last == "rename" {
+			want = i
+		}
+		if got, err := Load(store); err != nil || got.ClusterID != want.ClusterID {
+			t.Fatalf("after %s: %v", last, err)
+		}
+		next, err := Refound(store)
+		if err != nil {
+			t.Fatalf("again after %s: %v", last, err)
+		}
+		if got, err := Load(store); err != nil || got.ClusterID != next.ClusterID || got.ClusterID == want.ClusterID || got.Name != old.Name || !got.Founder {
+			t.Fatalf("again after %s: %+v, %v", last, got, err)
+		}
+		if _, err := os.Stat(filepath.Join(store, Dir+newSuffix)); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("again after %s something was left: %v", last, err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"vdefs/consensus"
 	"vdefs/fs/command"
+	"vdefs/fs/posix"
 	"vdefs/vde/meta"
 )
 
@@ -95,6 +96,23 @@ func (v *Volume) openGroup(name consensus.GroupID, slot uint16, create func(cons
 	groups[slot] = &group{Group: raft, slot: slot}
 	v.groups.Store(&groups)
 	v.eng.LogDurable(slot, raft.DurableIndex())
+	return nil
+}
+
+// openFormerGroups opens the groups, beside default, of a store that was a member of a cluster and stands alone now.
+func (v *Volume) openFormerGroups() error {
+	groups, _, err := posix.ReadGroups(facts{v, 0})
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		err := v.openGroup(consensus.GroupID(g.Name), g.Slot, func(name consensus.GroupID, _ consensus.StateMachine) (*consensus.Group, error) {
+			return nil, fmt.Errorf("%w: %s", consensus.ErrGroupNotFound, name)
+		})
+		if err != nil {
+			return fmt.Errorf("group %s: %w", g.Name, err)
+		}
+	}
 	return nil
 }
 

@@ -45,6 +45,7 @@ type Options struct {
 
 	lease   time.Duration // of the mount's session; 0: sessionLease
 	resolve time.Duration // 0: resolveAfter
+	alone   *Survivor     // not nil: see GoOnAlone
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
@@ -121,6 +122,13 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		}
 		err = errors.Join(err, v.eng.Close())
 	}()
+	if o.alone != nil {
+		o.alone.Node = v.eng.Info().NodeID
+		o.alone.Groups, err = consensus.ForceAlone(o.FS, o.FS.PathJoin(dir, "raft"), o.alone.Node, o.SegmentSize, o.Logger)
+		if err != nil {
+			return nil, fmt.Errorf("store %s: %w", dir, err)
+		}
+	}
 	var connect transport.Transport
 	if o.Cluster != nil {
 		if v.node, err = openNode(v, o); err != nil {
@@ -148,9 +156,12 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	if v.node != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 		defer cancel()
-		if err := v.node.start(ctx); err != nil {
-			return nil, fmt.Errorf("store %s: %w", dir, err)
-		}
+		err = v.node.start(ctx)
+	} else {
+		err = v.openFormerGroups()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
 
 	err = v.eng.Meta().Orphans(0, func(ino meta.Ino) (bool, error) {
