@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"os"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -28,6 +30,17 @@ func checkXattrName(name string) fuse.Status {
 	return fuse.Status(syscall.EOPNOTSUPP)
 }
 
+// labelXattr holds the label of SELinux. ls -l asks for that of every file, every time, unless it is told that the filesystem has
+// no labels: without SELinux in the kernel this is the answer for a file that has none. One that was restored from a backup is given all
+// the same.
+const labelXattr = "security.selinux"
+
+// labelled tells whether the kernel has SELinux.
+var labelled = sync.OnceValue(func() bool {
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	return err == nil
+})
+
 // GetXAttr returns the size of a value, and the value if dest has room for it (an empty dest asks for the size).
 func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	f.count(opGetxattr)
@@ -40,6 +53,9 @@ func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string,
 	ino := f.ino(in.NodeId)
 	value, err := f.volume.Xattr(f.ctx, ino, name)
 	if err != nil {
+		if name == labelXattr && !labelled() && ToErrno(err) == syscall.ENODATA {
+			return 0, fuse.Status(syscall.EOPNOTSUPP)
+		}
 		return 0, f.status(opGetxattr, ino, err)
 	}
 	if len(dest) > 0 && len(value) > len(dest) {

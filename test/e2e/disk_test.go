@@ -238,3 +238,11 @@ func read(t *testing.T, path string) []byte {
 	}
 	return data
 }
+
+// decode reads JSON that the program has printed.
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+}
