@@ -78,6 +78,7 @@ func openIn(fs vfs.FS, segment int64) (*FileLogStore, error) {
 // log then either does not open or does not read, with an error that names file
 // and entry, or gives back what was written. It never gives back anything else.
 func TestEveryFlippedBitIsFound(t *testing.T) {
+	t.Parallel()
 	fs := vfs.NewCrashableMem()
 	l, err := openIn(fs, 2<<10)
 	if err != nil {
@@ -240,6 +241,7 @@ func TestMissingOrDamagedIndexIsRebuilt(t *testing.T) {
 // every write, sync, creation and removal: what comes back is the log as it was
 // at some moment since the last sync.
 func TestCrashAtEveryWrite(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		percent := rapid.SampledFrom([]int{0, 20, 50, 80, 100}).Draw(t, "unsynced kept")
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
