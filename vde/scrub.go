@@ -25,6 +25,9 @@ type ScrubProgress struct {
 	Blocks uint64 `json:"blocks"` // read so far
 	Total  uint64 `json:"total"`  // in use: an estimate, as files are changed meanwhile
 	Bad    uint64 `json:"bad"`    // found so far
+	// Of a store in a cluster, after all blocks were read: inodes that were compared with those of the other nodes, of about so many.
+	Compared uint64 `json:"compared,omitempty"`
+	Inodes   uint64 `json:"inodes,omitempty"`
 }
 
 // BadBlock is a block of a file that cannot be read.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"strings"
 	"testing"
 	"time"
 
@@ -247,6 +248,16 @@ func TestRepairRefuses(t *testing.T) {
 	}
 }
 
+// fingerprintOf sums up the first file of group 1.
+func fingerprintOf(t *testing.T, e *Engine) Fingerprint {
+	t.Helper()
+	f, err := e.Fingerprint(context.Background(), meta.MakeIno(1, 1), 0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // Digests tell states apart, and tell the same state the same whatever its blocks.
 func TestDigest(t *testing.T) {
 	a, la := openTest(t, vfs.NewMem(), 4<<20)
@@ -265,7 +276,7 @@ func TestDigest(t *testing.T) {
 		write(t, lb, of0, i*3*blockSize, make([]byte, blockSize))
 	}
 	la, lb = logOf(t, a, 1), logOf(t, b, 1)
-	seen := map[string]bool{}
+	seen, prints := map[string]bool{}, map[uint64]bool{}
 	both := func(what string, do func(tx *Tx, in *meta.Inode) error) {
 		t.Helper()
 		for _, l := range []*testLog{la, lb} {
@@ -277,6 +288,14 @@ func TestDigest(t *testing.T) {
 		if d != digestOf(t, b, 1) {
 			t.Errorf("%s: the digests differ", what)
 		}
+		fa, fb := fingerprintOf(t, a), fingerprintOf(t, b)
+		if fa != fb {
+			t.Errorf("%s: the fingerprints differ: %+v, %+v", what, fa, fb)
+		}
+		if prints[fa.Sum] && !strings.HasSuffix(what, "fact") { // facts are the group's, not the inode's
+			t.Errorf("%s: the fingerprint is not new", what)
+		}
+		prints[fa.Sum] = true
 		if seen[d] {
 			t.Errorf("%s: the digest is not new", what)
 		}

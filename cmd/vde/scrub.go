@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"vdefs/fs/replica"
 	"vdefs/vde"
 	"vdefs/vde/meta"
 )
@@ -25,6 +26,17 @@ type scrubReport struct {
 	BadBlocks uint64     `json:"bad_blocks"` // of these
 	Bad       []badBlock `json:"bad"`        // the first of them
 	Seconds   float64    `json:"seconds"`
+	// Of a store in a cluster: how it compares with the other nodes.
+	Compared  uint64      `json:"compared,omitempty"` // files, or parts of large ones, with each other node
+	Skipped   uint64      `json:"skipped,omitempty"`  // of these, as they changed all the time or a node did not answer
+	Different []different `json:"different,omitempty"`
+	DifferAll uint64      `json:"different_all,omitempty"` // how many are, listed or not
+}
+
+// different is a file of which another node has something else.
+type different struct {
+	Path string `json:"path"`
+	replica.Difference
 }
 
 // badBlock is a block that cannot be read, and whose it is. The path is from the root of the filesystem, empty when the file has
@@ -47,9 +59,10 @@ func newScrubCommand(a *app) *cobra.Command {
 		Use:   "scrub MOUNTPOINT|STORE",
 		Short: "Read all data of a store in use and compare it with its checksums",
 		Long: `Reads every block of every file, from the disk, while the filesystem is in use, and compares it with its checksum. Bad blocks are
-told by file and offset. Nothing is changed. An interrupt ends it. A store without a daemon is read by ` + "`vde fsck --data`" + `.
+told by file and offset. Nothing is changed, but in a cluster bad blocks are replaced by what another node has, and then every file
+is compared with what the other nodes have. An interrupt ends it. A store without a daemon is read by ` + "`vde fsck --data`" + `.
 
-Exit code 14: bad blocks were found.`,
+Exit code 14: bad blocks or differences were found.`,
 		Args:              exactArgs("MOUNTPOINT or STORE"),
 		ValidArgsFunction: completeMountpoints,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,7 +84,7 @@ Exit code 14: bad blocks were found.`,
 			} else {
 				err = printScrub(cmd.OutOrStdout(), report)
 			}
-			if err == nil && report.BadBlocks > 0 {
+			if err == nil && report.BadBlocks+report.DifferAll > 0 {
 				err = &codedError{exitDamaged, &silentError{}}
 			}
 			return err
@@ -101,7 +114,33 @@ func printScrub(w io.Writer, r *scrubReport) error {
 	if r.BadBlocks > 0 {
 		verdict = fmt.Sprintf("%d bad blocks", r.BadBlocks)
 	}
+	if err := printComparison(w, r); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(w, "%s: %s (%s read in %v)\n", r.Store, verdict, bytesText(r.Blocks*4096), time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond))
+	return err
+}
+
+// printComparison tells how the node compares with the others.
+func printComparison(w io.Writer, r *scrubReport) error {
+	for _, d := range r.Different {
+		path := d.Path
+		if path == "" {
+			path = fmt.Sprintf("inode %d, which has no name", d.Ino)
+		}
+		if _, err := fmt.Fprintf(w, "%s: from offset %d: node %d has something else\n", path, d.Offset, d.Node); err != nil {
+			return err
+		}
+	}
+	if n := r.DifferAll - uint64(len(r.Different)); n > 0 {
+		if _, err := fmt.Fprintf(w, "and %d more\n", n); err != nil {
+			return err
+		}
+	}
+	if r.Compared+r.Skipped+r.DifferAll == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "%s: %d files compared with those of other nodes, %d are different, %d could not be compared\n", r.Store, r.Compared+r.DifferAll, r.DifferAll, r.Skipped)
 	return err
 }
 
@@ -119,6 +158,10 @@ func newScrubProgress(w io.Writer) *scrubProgress {
 }
 
 func (p *scrubProgress) show(s vde.ScrubProgress) {
+	if s.Inodes > 0 {
+		p.showCompared(s)
+		return
+	}
 	if p.bar != nil {
 		p.progress.show(s.Blocks, s.Total, fmt.Sprintf("blocks, %d bad", s.Bad))
 		return
@@ -128,6 +171,15 @@ func (p *scrubProgress) show(s vde.ScrubProgress) {
 	}
 	p.told = time.Now()
 	fmt.Fprintf(p.w, "%s of %s (%s), %d bad blocks\n", bytesText(s.Blocks*4096), bytesText(s.Total*4096), shareText(s.Blocks, s.Total), s.Bad)
+}
+
+func (p *scrubProgress) showCompared(s vde.ScrubProgress) {
+	if p.bar != nil {
+		p.progress.show(s.Compared, s.Inodes, "files compared")
+	} else if time.Since(p.told) >= scrubLineEvery {
+		p.told = time.Now()
+		fmt.Fprintf(p.w, "%d of %d files compared\n", s.Compared, s.Inodes)
+	}
 }
 
 // scrub has the daemon scrub, and tells how far it is. It ends with the context, and the scrub with it.
@@ -210,9 +262,17 @@ func (d *daemon) scrub(w http.ResponseWriter, r *http.Request, rate uint64) {
 		for _, b := range report.Bad {
 			inos = append(inos, b.Ino)
 		}
+		c := &report.Comparison
+		for _, d := range c.Different {
+			inos = append(inos, d.Ino)
+		}
+		answer.Compared, answer.Skipped, answer.DifferAll = c.Compared, c.Skipped, uint64(len(c.Different))+c.More
 		paths, err = d.volume.Paths(inos)
 		for _, b := range report.Bad {
 			answer.Bad = append(answer.Bad, badBlock{paths[b.Ino], b})
+		}
+		for _, d := range c.Different {
+			answer.Different = append(answer.Different, different{paths[d.Ino], d})
 		}
 	}
 	if err != nil {
@@ -220,9 +280,12 @@ func (d *daemon) scrub(w http.ResponseWriter, r *http.Request, rate uint64) {
 		tell(scrubLine{Error: &controlError{err.Error(), codeOf(err)}})
 		return
 	}
-	if answer.BadBlocks > 0 {
+	switch {
+	case answer.BadBlocks > 0:
 		log.Error("scrub found bad blocks")
-	} else {
+	case answer.DifferAll > 0:
+		log.WithField("different", answer.DifferAll).Error("scrub found differences from other nodes")
+	default:
 		log.Info("scrub found no bad block")
 	}
 	tell(scrubLine{Report: &answer})

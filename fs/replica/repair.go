@@ -13,10 +13,16 @@ import (
 const blockSize = 4096
 
 // The first byte of a question from node to node.
-const askBlock = 'b' // inode8 fileblock8: the contents of a block
+const (
+	askBlock  = 'b' // inode8 fileblock8: the contents of a block
+	askPrints = 'f' // {inode8 fileblock8}: the fingerprints of parts of files, see compare.go
+)
 
 // answer answers what other nodes ask.
 func (n *node) answer(ctx context.Context, _ uint64, q []byte) ([]byte, error) {
+	if len(q) > 0 && q[0] == askPrints {
+		return n.answerPrints(ctx, q[1:])
+	}
 	if len(q) != 17 || q[0] != askBlock {
 		return nil, errors.New("a question of another version of the program")
 	}

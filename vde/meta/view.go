@@ -171,3 +171,18 @@ func CheckKey(slot uint16, key, value []byte) (Key, error) {
 func IsGroupState(slot uint16, key []byte) bool {
 	return len(key) == 3 && key[0] == kGroup && binary.BigEndian.Uint16(key[1:]) == slot
 }
+
+// NextInodes yields the inodes of a group behind one, ascending, until yield returns false.
+func (s *Store) NextInodes(slot uint16, behind Ino, yield func(Ino) bool) error {
+	lower, upper := groupSpan(kInode, slot)
+	if from := inodeKey(behind + 1); bytes.Compare(from, lower) > 0 {
+		lower = from
+	}
+	return s.scan(lower, upper, func(k, _ []byte) (bool, error) {
+		key, err := DecodeKey(k)
+		if err != nil {
+			return false, err
+		}
+		return yield(key.Ino), nil
+	})
+}
