@@ -157,7 +157,7 @@ func doPNG(ctx context.Context, path string, memory *semaphore.Weighted, do func
 	if err != nil {
 		return png.Report{Kept: true}, err
 	}
-	need := min(pngMemory, pngNeeds(data))
+	need := min(pngMemory, png.Needs(data, int64(len(data))))
 	if err := memory.Acquire(ctx, need); err != nil {
 		return png.Report{Kept: true}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -15,8 +16,11 @@ import (
 	"time"
 
 	"github.com/pkg/xattr"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"vdefs/vde"
 )
 
 func fatPNG(t *testing.T, size int) []byte {
@@ -198,5 +202,87 @@ func TestReplaceFileChanged(t *testing.T) {
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "new contents, longer" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// On a terminal a bar tells how far it is, and is gone at the end; elsewhere there is none.
+func TestPNGBar(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("there are no terminals: ", err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("there are no terminals: ", err)
+	}
+	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string)
+	go func() {
+		var all bytes.Buffer
+		all.ReadFrom(master) // ends with an error when the terminal is closed
+		said <- all.String()
+	}()
+	dir := t.TempDir()
+	for i := range 3 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.png", i)), fatPNG(t, 40), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := newPNGCommand(newApp())
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(terminal)
+	cmd.SetArgs([]string{"--check", dir})
+	if err := cmd.ExecuteContext(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	terminal.Close()
+	if bar := <-said; !strings.Contains(bar, "png") || !strings.Contains(bar, "%") {
+		t.Errorf("on a terminal: %q", bar)
+	}
+	if strings.Contains(out.String(), "%  |") || !strings.Contains(out.String(), "3 of 3 files: would save") {
+		t.Errorf("the table: %q", out.String())
+	}
+	if bar := newPNGBar(&out, 100); bar.bar != nil {
+		t.Error("there is a bar although it is no terminal")
+	}
+}
+
+// TestMemoryOfPNGs holds that the option memory= bounds what re-encoding PNG files takes, too.
+func TestMemoryOfPNGs(t *testing.T) {
+	store := filepath.Join(t.TempDir(), "store")
+	if _, err := vde.Format(store, vde.FormatOptions{Size: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	hold, err := vde.Hold(nil, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Close()
+	for list, want := range map[string]int64{"": 1 << 30 / 3, "memory=300M": 100 << 20} {
+		cfg := mountConfig{Store: store, Options: defaultMountOptions(true)}
+		if err := parseMountOptions(&cfg.Options, []string{list}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := openVolume(cfg, nil, logrus.StandardLogger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := v.PNGStats(); s.MemoryLimit != want || s.Mode != "async" {
+			t.Errorf("%q: pictures may take %d bytes, want %d; mode %s", list, s.MemoryLimit, want, s.Mode)
+		}
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,26 +85,6 @@ func findPNGs(ctx context.Context, args []string) ([]pngFile, error) {
 		}
 	}
 	return files, nil
-}
-
-// pngNeeds tells roughly how many bytes of memory re-encoding takes, by the picture's header.
-func pngNeeds(data []byte) int64 {
-	const fixed = 16 << 20
-	need := int64(fixed + len(data))
-	if len(data) < 26 || !bytes.Equal(data[:4], []byte("\x89PNG")) {
-		return need
-	}
-	width, height := int64(binary.BigEndian.Uint32(data[16:])), int64(binary.BigEndian.Uint32(data[20:]))
-	samples := map[byte]int64{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
-	bits := samples * int64(data[24])
-	if width > 1<<31 || height > 1<<31 || bits == 0 {
-		return need // refused soon
-	}
-	row := width*bits/8 + 2
-	if height > 0 && row > pngMemory/height {
-		return pngMemory
-	}
-	return need + 4*row*height
 }
 
 // recodePNG encodes a file again and puts the result in its place, unless check is set.

@@ -14,11 +14,12 @@ import (
 // openVolume opens the store of a mount, which the caller holds (vde.Hold); node is its place in a cluster, nil if it has none.
 func openVolume(cfg mountConfig, node *cluster.Config, log *logrus.Logger) (*replica.Volume, error) {
 	o := cfg.Options
-	volume, err := replica.Open(cfg.Store, volumeOptions(o, node, log))
+	options := volumeOptions(o, node, log)
+	volume, err := replica.Open(cfg.Store, options)
 	if err != nil {
 		return nil, err
 	}
-	if err := volume.StartPNG(o.PNG); err != nil {
+	if err := volume.StartPNG(o.PNG, options.Memory); err != nil {
 		return nil, errors.Join(err, volume.Close())
 	}
 	return volume, nil

@@ -45,7 +45,8 @@
 // # Limits
 //
 // Workers in the background: half of the processors, 2 at most. Beside them at most closingSlots closes are served at a
-// time. Each takes at most Options.Memory; a picture that would take more stays as it is. The queue holds maxQueue files;
+// time. All together take at most Options.Memory: who encodes waits until there is room for what the picture needs (png.Needs),
+// and one that needs more than there is in all stays as it is. A mount gives them a third of its memory. The queue holds maxQueue files;
 // what finds no room in it stays as it was written.
 //
 // # Goroutines and locks

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/semaphore"
 
 	"vdefs/fs"
 	"vdefs/fs/command"
@@ -45,13 +46,14 @@ type Options struct {
 	Mode    Mode
 	Level   png.Level     // 0: png.Default
 	Workers int           // in the background; 0: half of the processors, 2 at most
-	Memory  int64         // bytes that one picture may take; 0: 320 MiB
+	Memory  int64         // bytes that all pictures may take that are worked on at a time, 24 MiB at least; 0: 320 MiB
 	Delay   time.Duration // from the close to the first look; 0: 250 ms, in which many a program opens the file again
 	Logger  logrus.FieldLogger
 }
 
 const (
 	defaultMemory = 320 << 20
+	leastMemory   = 24 << 20
 	defaultDelay  = 250 * time.Millisecond
 
 	// maxFile is the largest file that is looked at, in bytes: one with its replacement fits into one log entry.
@@ -72,7 +74,8 @@ type Recoder struct {
 	store   Store
 	options Options
 	png     png.Options
-	closing chan struct{} // a place for every close that is served
+	closing chan struct{}       // a place for every close that is served
+	memory  *semaphore.Weighted // Options.Memory: who encodes holds what the picture needs
 
 	ctx    context.Context // ends with Run
 	cancel context.CancelFunc
@@ -123,6 +126,7 @@ func New(store Store, o Options) *Recoder {
 	if o.Memory == 0 {
 		o.Memory = defaultMemory
 	}
+	o.Memory = max(o.Memory, leastMemory)
 	if o.Delay == 0 {
 		o.Delay = defaultDelay
 	}
@@ -131,14 +135,15 @@ func New(store Store, o Options) *Recoder {
 	}
 	r := &Recoder{
 		store: store, options: o, png: png.DefaultOptions(), closing: make(chan struct{}, closingSlots),
-		wake: make(chan struct{}, 1), swapWake: make(chan struct{}, 1),
+		memory: semaphore.NewWeighted(o.Memory),
+		wake:   make(chan struct{}, 1), swapWake: make(chan struct{}, 1),
 		names: map[meta.Ino]place{}, dirty: map[meta.Ino]struct{}{}, waiting: map[meta.Ino]struct{}{}, kept: map[meta.Ino]uint64{},
 		queued: map[meta.Ino]job{}, working: map[meta.Ino]struct{}{}, prepared: map[meta.Ino]*prepared{}, stats: Stats{Skipped: map[string]uint64{}},
 	}
 	r.freed.L = &r.mu
 	r.png.Level = o.Level
 	r.png.MaxBytes = min(maxFile, o.Memory/2)
-	// Package png takes 4 times the decoded size, the file, and 16 MiB.
+	// See png.Needs; a file is about as large as the decoded picture at most.
 	r.png.MaxRaw = max(1<<20, (o.Memory-16<<20)/5)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -371,10 +376,10 @@ func (r *Recoder) current(p *prepared) bool {
 	return err == nil && in.Version == p.version
 }
 
-// encode reads a file and encodes it; nil: it stays as it is.
+// encode reads a file and encodes it, when there is memory for it; nil: it stays as it is.
 func (r *Recoder) encode(ino meta.Ino, at place) *prepared {
-	in, data, err := r.read(ino, at)
-	if err != nil || data == nil {
+	in, need, err := r.size(ino, at)
+	if err != nil || need == 0 {
 		r.skipError(ino, at, skipGone, err)
 		return nil
 	}
@@ -383,6 +388,23 @@ func (r *Recoder) encode(ino meta.Ino, at place) *prepared {
 	r.mu.Unlock()
 	if ok && version == in.Version {
 		r.skip(string(png.ReasonAlreadyDone))
+		return nil
+	}
+	if err := r.memory.Acquire(r.ctx, need); err != nil {
+		r.skipError(ino, at, skipError, err)
+		return nil
+	}
+	defer r.memory.Release(need)
+	data, err := r.read(&in)
+	if errors.Is(err, ErrChanged) {
+		r.mu.Lock()
+		r.skipLocked(skipChanged)
+		r.enqueueLocked(ino) // in case it is closed already
+		r.mu.Unlock()
+		return nil
+	}
+	if err != nil {
+		r.skipError(ino, at, skipGone, err)
 		return nil
 	}
 	made, report, err := png.Reencode(r.ctx, data, r.png)
@@ -407,25 +429,39 @@ func (r *Recoder) encode(ino meta.Ino, at place) *prepared {
 	return &prepared{ino: ino, place: at, version: in.Version, written: len(data), made: made, record: record, at: time.Now()}
 }
 
-// read reads a whole file of one version; nil without an error if that cannot be had or makes no sense.
-func (r *Recoder) read(ino meta.Ino, at place) (in meta.Inode, data []byte, err error) {
+// size returns a file and how many bytes of memory encoding it takes; 0 without an error if it is not there or cannot be a picture.
+func (r *Recoder) size(ino meta.Ino, at place) (in meta.Inode, need int64, err error) {
 	if found, err := r.store.Entry(r.ctx, at.parent, at.name); err != nil || found != ino {
-		return in, nil, err
+		return in, 0, err
 	}
 	in, err = r.store.Inode(r.ctx, ino)
 	if err != nil || !regular(&in) || in.Nlink == 0 || in.Size == 0 || in.Size > uint64(r.png.MaxBytes) {
-		return in, nil, err
+		return in, 0, err
 	}
-	data = make([]byte, in.Size)
-	n, err := r.store.Read(r.ctx, ino, 0, data)
-	if err != nil || n < len(data) {
-		return in, nil, err
+	var head [64]byte
+	n, err := r.store.Read(r.ctx, ino, 0, head[:min(in.Size, uint64(len(head)))])
+	if err != nil {
+		return in, 0, err
 	}
-	after, err := r.store.Inode(r.ctx, ino)
-	if err != nil || after.Version != in.Version {
-		return in, nil, err
+	// A picture that needs more than there is, is refused by its header.
+	return in, min(png.Needs(head[:n], int64(in.Size)), r.options.Memory), nil
+}
+
+// read reads a whole file as it was when size looked at it, or fails with ErrChanged.
+func (r *Recoder) read(in *meta.Inode) ([]byte, error) {
+	data := make([]byte, in.Size)
+	n, err := r.store.Read(r.ctx, in.Ino, 0, data)
+	if err != nil {
+		return nil, err
 	}
-	return in, data, nil
+	after, err := r.store.Inode(r.ctx, in.Ino)
+	if err != nil {
+		return nil, err
+	}
+	if n < len(data) || after.Version != in.Version {
+		return nil, ErrChanged
+	}
+	return data, nil
 }
 
 // swap puts what was made in place of what was written, as soon as nobody has the file open.

@@ -4,7 +4,8 @@ import "maps"
 
 // Stats is what was done since the volume was opened.
 type Stats struct {
-	Mode        string            `json:"mode"` // of the mount: async, sync, off
+	Mode        string            `json:"mode"`         // of the mount: async, sync, off
+	MemoryLimit int64             `json:"memory_limit"` // bytes that all pictures may take that are worked on at a time
 	Queued      int               `json:"queued"`
 	Done        uint64            `json:"done"`         // files made smaller
 	BytesBefore uint64            `json:"bytes_before"` // of those
@@ -27,7 +28,7 @@ func (r *Recoder) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.stats
-	s.Mode = r.options.Mode.String()
+	s.Mode, s.MemoryLimit = r.options.Mode.String(), r.options.Memory
 	s.Queued = len(r.queued) + len(r.prepared)
 	s.Skipped = maps.Clone(r.stats.Skipped)
 	return s

@@ -748,7 +748,7 @@ func TestClusterPNG(t *testing.T) {
 	c := newTestCluster(t, 3, 0)
 	var mounts []*announced
 	for id := 1; id <= 3; id++ {
-		if err := c.v(id).StartPNG("async"); err != nil {
+		if err := c.v(id).StartPNG("async", 0); err != nil {
 			t.Fatal(err)
 		}
 		m := &announced{pending: map[meta.Ino]bool{}, changed: map[meta.Ino]uint64{}}

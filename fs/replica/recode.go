@@ -17,14 +17,18 @@ import (
 type PNGStats = recode.Stats
 
 // StartPNG has the volume re-encode PNG files, with a mode of async, sync or off for what no directory has a mode of its
-// own. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume it does
+// own. memory is the budget of the whole volume in bytes, as in Options (0: vde.DefaultMemory): pictures get the third of it that
+// the engine leaves, which is also what limits their size. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume it does
 // nothing.
-func (v *Volume) StartPNG(mode string) error {
+func (v *Volume) StartPNG(mode string, memory int64) error {
 	m, err := recode.ParseMode(mode)
 	if err != nil || v.readOnly {
 		return err
 	}
-	r := recode.New(recodeStore{v}, recode.Options{Mode: m, Logger: v.log})
+	if memory == 0 {
+		memory = vde.DefaultMemory
+	}
+	r := recode.New(recodeStore{v}, recode.Options{Mode: m, Memory: max(1, memory/3), Logger: v.log})
 	v.Watch(r)
 	v.workers.Go(func() { r.Run(v.stop) })
 	return nil
