@@ -73,7 +73,7 @@ type TCPStats struct {
 // TCP is the Transport over TCP and TLS.
 //
 // Goroutines: acceptLoop; serve for each connection that others made; sendLoop for
-// each peer. Close waits for all of them.
+// each peer; arrival.run for each snapshot that arrives. Close waits for all of them.
 type TCP struct {
 	cfg TCPConfig
 	ln  net.Listener
@@ -95,6 +95,10 @@ type TCP struct {
 	closed bool
 	peers  map[uint64]*peer
 	conns  map[net.Conn]bool // closed by Close
+	// arriving are the snapshots that other nodes send, for a while also those that are
+	// complete.
+	arriving map[arrivalKey]*arrival
+	patience time.Duration // see resumePatience; constant
 }
 
 // peer is another node as this one sends to it.
@@ -140,7 +144,8 @@ func ListenTCP(cfg TCPConfig) (*TCP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
 	}
-	t := &TCP{cfg: cfg, ln: ln, peers: map[uint64]*peer{}, said: map[string]bool{}, strangers: make(chan struct{}, maxStrangers), conns: map[net.Conn]bool{}}
+	t := &TCP{cfg: cfg, ln: ln, peers: map[uint64]*peer{}, said: map[string]bool{}, strangers: make(chan struct{}, maxStrangers), conns: map[net.Conn]bool{},
+		arriving: map[arrivalKey]*arrival{}, patience: resumePatience}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -617,114 +622,6 @@ func (t *TCP) serveMessages(conn net.Conn, from uint64) error {
 	}
 }
 
-// SendSnapshot implements Transport.
-func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, data io.Reader) error {
-	p := t.peer(m.GetTo())
-	if p == nil {
-		return fmt.Errorf("%w: node %d", ErrUnknownPeer, m.GetTo())
-	}
-	conn, _, err := t.dial(ctx, p, kindSnapshot)
-	if err != nil {
-		return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, err)
-	}
-	defer t.untrack(conn)
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	if err := t.writeSnapshot(ctx, conn, group, m, data); err != nil {
-		return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, errors.Join(err, ctx.Err()))
-	}
-	return nil
-}
-
-func (t *TCP) writeSnapshot(ctx context.Context, conn net.Conn, group string, m *pb.Message, data io.Reader) error {
-	var frames frameWriter
-	if err := frames.writeTo(conn, group, m); err != nil {
-		return err
-	}
-	chunk := make([]byte, frameHeader+snapshotChunk)
-	begin, total := time.Now(), int64(0)
-	for {
-		n, rerr := io.ReadFull(data, chunk[frameHeader:])
-		if rerr != nil && rerr != io.EOF && rerr != io.ErrUnexpectedEOF {
-			return rerr // without the last chunk the other side throws it away
-		}
-		if n > 0 {
-			sealFrame(chunk[:frameHeader+n])
-			_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
-			if _, err := conn.Write(chunk[:frameHeader+n]); err != nil {
-				return err
-			}
-		}
-		if rerr != nil {
-			break
-		}
-		total += int64(n)
-		if rate := t.cfg.SnapshotRate; rate > 0 {
-			ahead := time.Duration(float64(total)/float64(rate)*float64(time.Second)) - time.Since(begin)
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(ahead):
-			}
-		}
-	}
-	if err := writeAnswer(conn, nil); err != nil { // an empty chunk: the end
-		return err
-	}
-	// The other side answers when it has it all.
-	return readAnswer(conn)
-}
-
-func (t *TCP) serveSnapshot(conn net.Conn, from uint64) error {
-	_ = conn.SetReadDeadline(time.Now().Add(ioTimeout))
-	f, err := readFrame(conn, nil, maxFrame)
-	if err != nil {
-		return err
-	}
-	group, m, err := decodeFrame(f, true)
-	if err != nil {
-		return err
-	}
-	if m.GetFrom() != from || m.GetTo() != t.cfg.ID || m.GetType() != pb.MsgSnap {
-		return fmt.Errorf("%w: node %d sends a snapshot in a %s from %d to %d", errFrame, from, m.GetType(), m.GetFrom(), m.GetTo())
-	}
-	data := &chunkReader{conn: conn}
-	err = t.h.ReceiveSnapshot(group, m, data)
-	_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
-	if werr := writeAnswer(conn, err); werr != nil {
-		return werr
-	}
-	return nil
-}
-
-// chunkReader is the data of a snapshot.
-type chunkReader struct {
-	conn net.Conn
-	buf  []byte
-	rest []byte // of buf
-	end  error
-}
-
-func (c *chunkReader) Read(p []byte) (int, error) {
-	for len(c.rest) == 0 {
-		if c.end != nil {
-			return 0, c.end
-		}
-		_ = c.conn.SetReadDeadline(time.Now().Add(6 * ioTimeout)) // the sender may be throttled
-		var err error
-		if c.buf, err = readFrame(c.conn, c.buf, snapshotChunk); err != nil {
-			c.end = unexpected(err)
-			continue
-		}
-		if c.rest = c.buf; len(c.rest) == 0 {
-			c.end = io.EOF
-		}
-	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
-}
-
 // Close implements Transport.
 func (t *TCP) Close() error {
 	t.mu.Lock()
@@ -735,6 +632,9 @@ func (t *TCP) Close() error {
 	t.closed = true
 	conns := t.conns
 	t.conns = map[net.Conn]bool{}
+	for _, a := range t.arriving {
+		a.giveUp(ErrClosed)
+	}
 	t.mu.Unlock()
 	t.cancel()
 	err := t.ln.Close()

@@ -30,8 +30,9 @@ type connKind uint8
 
 const (
 	kindMessages connKind = 1
-	kindSnapshot connKind = 2
+	// 2 was a snapshot that could not go on over another connection.
 	kindCall     connKind = 3
+	kindSnapshot connKind = 4
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -73,7 +74,7 @@ func decodeHello(b []byte) (hello, error) {
 	}
 	h := hello{kind: connKind(b[8]), from: binary.LittleEndian.Uint64(b[28:]), to: binary.LittleEndian.Uint64(b[36:])}
 	copy(h.cluster[:], b[12:])
-	if h.kind < kindMessages || h.kind > kindCall {
+	if h.kind != kindMessages && h.kind != kindCall && h.kind != kindSnapshot {
 		return hello{}, fmt.Errorf("transport: connection of unknown kind %d", h.kind)
 	}
 	return h, nil
