@@ -599,3 +599,28 @@ func TestBigLog(t *testing.T) {
 	}
 	_ = l.Close()
 }
+
+// TestCacheKeepsWhatIsNotApplied: beyond its limit the cache holds what is yet to be
+// applied, and no more than maxUnapplied of it.
+func TestCacheKeepsWhatIsNotApplied(t *testing.T) {
+	const size = 1000
+	c := entryCache{limit: 2 * size, applied: 3}
+	for i := uint64(1); i <= 10; i++ {
+		c.add(Entry{Index: i, Data: make([]byte, size)})
+	}
+	if first, _ := c.first(); first != 4 {
+		t.Fatalf("3 entries are applied, the cache begins at %d", first)
+	}
+	c.applied = 9
+	c.trim()
+	if first, _ := c.first(); first != 10 {
+		t.Fatalf("9 entries are applied, the cache begins at %d", first)
+	}
+	huge := make([]byte, maxUnapplied/4) // shared
+	for i := uint64(11); i <= 20; i++ {
+		c.add(Entry{Index: i, Data: huge})
+	}
+	if first, _ := c.first(); first != 18 || c.bytes > maxUnapplied {
+		t.Fatalf("the cache begins at %d and has %d bytes", first, c.bytes)
+	}
+}
