@@ -164,16 +164,18 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
 
+	// In a cluster the reaper may have heard of some already: what others do is applied.
+	found := 0
 	err = v.eng.Meta().Orphans(0, func(ino meta.Ino) (bool, error) {
-		v.reaper.list = append(v.reaper.list, ino)
+		v.reaper.add(ino)
+		found++
 		return true, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	if n := len(v.reaper.list); n > 0 {
-		v.log.WithField("files", n).Info("freeing files that were unlinked while open")
-		v.reaper.wake <- struct{}{}
+	if found > 0 {
+		v.log.WithField("files", found).Info("freeing files that were unlinked while open")
 	}
 	v.workers.Go(func() { v.reaper.run(v.stop) })
 	v.workers.Go(func() { v.atimes.run(v.stop) })
