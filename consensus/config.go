@@ -57,11 +57,9 @@ type Config struct {
 	// may be longer by one. What is behind a snapshot that is under way is kept
 	// whatever it takes: without it the snapshot would be in vain.
 	LogTail, LogTailMax int64
-	// LeaseReads lets a leader that heard from a majority within the last
-	// ElectionTicks serve reads without asking again. It assumes that no node's
-	// clock runs ElectionTicks slower or faster than another's within ElectionTicks,
-	// and that a process that was stopped for long is not running on: where that is
-	// not certain, leave it off.
+	// LeaseReads lets a leader that has asked a majority within the last half of
+	// ElectionTicks serve this node's reads without asking again; see lease, which says
+	// what it assumes of clocks. Where that is not certain, leave it off.
 	LeaseReads bool
 
 	// OnDurable is called when the durable index of a group has advanced to index,
@@ -76,6 +74,8 @@ type Config struct {
 	// fullTicks is for how many ticks the disk may be full before a group of several
 	// voters stops; 0: 1,200, a minute.
 	fullTicks int
+	// clock is what leases are measured with; nil: bootTime.
+	clock func() time.Time
 	// manual: no goroutine of the manager or its groups runs; see driver.
 	manual bool
 	fault  plantedFaults
@@ -103,6 +103,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.LogTailMax == 0 {
 		c.LogTailMax = max(1<<30, c.LogTail)
+	}
+	if c.clock == nil {
+		c.clock = bootTime
 	}
 	if c.sleepTicks == 0 {
 		c.sleepTicks = 2 * c.ElectionTicks

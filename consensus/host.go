@@ -49,7 +49,7 @@ func (g *Group) startReplica(hard logstore.HardState) error {
 		saveState:     func(s logstore.HardState) error { return logstore.WriteState(g.m.cfg.FS, g.dir, s) },
 		logger:        raftLogger{g.m.cfg.Logger.WithField("group", string(g.name))},
 		electionTicks: g.m.cfg.ElectionTicks, heartbeatTicks: g.m.cfg.HeartbeatTicks,
-		leaseReads: g.m.cfg.LeaseReads, sleepTicks: g.m.cfg.sleepTicks, fullTicks: g.m.cfg.fullTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
+		leaseReads: g.m.cfg.LeaseReads, tickInterval: g.m.cfg.TickInterval, now: g.m.cfg.clock, sleepTicks: g.m.cfg.sleepTicks, fullTicks: g.m.cfg.fullTicks, onLeader: g.m.metrics.leaderChanges.WithLabelValues(string(g.name)).Inc,
 		onElection:  g.m.metrics.elections.WithLabelValues(string(g.name)).Inc,
 		canSnapshot: canSnapshot, fault: g.m.cfg.fault,
 	})

@@ -36,13 +36,12 @@ func (q *readQueue) add(t *ticket) bool {
 	return len(q.asked) == 0
 }
 
-// issue begins a request numbered seq and returns its context.
-func (q *readQueue) issue(seq uint64) []byte {
+// issue begins a request numbered seq.
+func (q *readQueue) issue(seq uint64) {
 	// Those who asked before may be served by a later answer as well.
 	q.asked = append(q.asked, q.waiting...)
 	q.waiting = nil
 	q.seq, q.age, q.askNext = seq, 0, false
-	return binary.LittleEndian.AppendUint64(nil, seq)
 }
 
 // confirmed takes what the engine says.

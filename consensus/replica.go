@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -52,7 +53,10 @@ type replica struct {
 	onLeader, onElection func()             // called when another leader is seen, an election begun; may be nil
 	onApplied            func(index uint64) // called when entries have been applied; may be nil
 
-	ticks uint64
+	ticks     uint64
+	voteAfter uint64 // ticks, constant: see lease
+	lease     lease
+	exactRead bool // constant: this node's reads are answered by a majority, never by a lease
 	// full says why the log takes nothing now, nil while it does. fullSince is the
 	// tick in which that began.
 	full      error
@@ -83,6 +87,8 @@ type plantedFaults struct {
 	skipTruncate    bool // entries that conflict stay in the log
 	staleReads      bool // reads are served without asking anybody
 	forgetConfState bool // a change of membership is not saved
+	longLease       bool // a lease outlives the promise that it rests on
+	forgetPromise   bool // a node that was started again votes at once
 }
 
 // ticket waits for one proposal or read. done has room for the one outcome.
@@ -123,6 +129,8 @@ type replicaConfig struct {
 	electionTicks, heartbeatTicks int
 	sleepTicks, fullTicks         int
 	leaseReads                    bool
+	tickInterval                  time.Duration
+	now                           func() time.Time
 	onLeader, onElection          func()
 	// canSnapshot: the state machine can make snapshots.
 	canSnapshot bool
@@ -147,16 +155,20 @@ func newReplica(c replicaConfig) (*replica, error) {
 		onLeader:  c.onLeader, onElection: c.onElection,
 		fullTicks: uint64(c.fullTicks),
 	}
-	r.sleep.after, r.sleep.never = uint64(c.sleepTicks), c.leaseReads
+	r.sleep.after = uint64(c.sleepTicks)
+	r.voteAfter, r.exactRead = uint64(c.electionTicks), !c.leaseReads
+	if c.fault.forgetPromise {
+		r.voteAfter = 0
+	}
+	r.lease = lease{length: time.Duration(c.electionTicks) * c.tickInterval / 2, now: c.now}
+	if c.fault.longLease {
+		r.lease.length *= 100
+	}
 	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
 	// What is committed is at least what was applied, and never more than we have.
 	r.store.hard = &pb.HardState{
 		Term: new(c.hard.Term), Vote: new(c.hard.Vote),
 		Commit: new(min(max(c.hard.Commit, c.applied), c.log.LastIndex())),
-	}
-	readOnly := raft.ReadOnlySafe
-	if c.leaseReads {
-		readOnly = raft.ReadOnlyLeaseBased
 	}
 	err := r.guard(func() error {
 		var err error
@@ -165,7 +177,7 @@ func newReplica(c replicaConfig) (*replica, error) {
 			Storage: r.store, Applied: c.applied, AsyncStorageWrites: true,
 			MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20,
 			MaxUncommittedEntriesSize: 256 << 20, MaxInflightMsgs: 256, MaxInflightBytes: 32 << 20,
-			CheckQuorum: true, PreVote: true, ReadOnlyOption: readOnly,
+			CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe,
 			StepDownOnRemoval: true, Logger: c.logger,
 		})
 		return err
@@ -210,6 +222,9 @@ func (r *replica) collect() {
 			r.leader, r.state = s.Lead, s.RaftState
 		}
 		for _, m := range rd.Messages {
+			if m.GetType() == pb.MsgTimeoutNow {
+				r.lease.forbid(m.GetTerm())
+			}
 			switch m.GetTo() {
 			case raft.LocalAppendThread:
 				r.appendQ = append(r.appendQ, m)
@@ -219,7 +234,11 @@ func (r *replica) collect() {
 				r.out = append(r.out, m)
 			}
 		}
-		r.reads.confirmed(rd.ReadStates)
+		if len(rd.ReadStates) > 0 {
+			r.reads.confirmed(rd.ReadStates)
+			st := r.rn.BasicStatus()
+			r.lease.confirmed(rd.ReadStates, st.RaftState == raft.StateLeader, st.HardState.GetTerm())
+		}
 	}
 	r.reads.release(r.applied)
 }
@@ -275,6 +294,9 @@ func (r *replica) step(m *pb.Message) error {
 		}
 		if r.full != nil && (m.GetType() == pb.MsgProp || m.GetType() == pb.MsgTimeoutNow) {
 			return nil // somebody else should lead
+		}
+		if r.refusesVote(m) || r.answerLeased(m) {
+			return nil
 		}
 		if n := len(m.GetContext()); n != 0 && n != 8 && (m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgHeartbeatResp) {
 			return nil // the engine would read it as a number
@@ -413,6 +435,12 @@ func (r *replica) read(t *ticket) error {
 	}
 	r.wake()
 	return r.do(func() error {
+		if !r.exactRead {
+			if commit, ok := r.leased(); ok {
+				r.reads.confirmedReads = append(r.reads.confirmedReads, confirmedRead{commit, t})
+				return nil
+			}
+		}
 		if r.reads.add(t) {
 			r.issueRead()
 		}
@@ -420,9 +448,22 @@ func (r *replica) read(t *ticket) error {
 	})
 }
 
-func (r *replica) issueRead() {
+func (r *replica) issueRead() { r.requestRead(&r.reads) }
+
+// requestRead asks for a read index, for the readers of a queue, or for a lease only.
+func (r *replica) requestRead(q *readQueue) {
 	r.seq++
-	r.rn.ReadIndex(r.reads.issue(r.seq))
+	seq := r.seq
+	if r.exactRead {
+		seq |= exact
+	}
+	st := r.rn.BasicStatus()
+	r.lease.requested(seq, st.RaftState == raft.StateLeader, st.HardState.GetTerm())
+	ctx := binary.LittleEndian.AppendUint64(nil, seq)
+	if q != nil {
+		q.issue(seq)
+	}
+	r.rn.ReadIndex(ctx)
 }
 
 // appendWork is work for the log: entries to write, state to save, and what may
@@ -495,17 +536,20 @@ func lastAcks(msgs []*pb.Message) []*pb.Message {
 // is full: run may be called again when it is not.
 func (w *appendWork) run(install func(*pb.Snapshot) error) error {
 	r := w.r
-	// First the state: the log must not hold entries of a term that it does not know.
+	// First the state: the log must not hold entries of a term that it does not know. But not how far they are committed: until these
+	// entries are written others may stand in their places, and a crash would have those taken for committed.
+	commit, saved := uint64(0), false
 	if err := r.updateHard(func(hard *logstore.HardState) (save bool) {
 		for _, m := range w.msgs {
 			if m.Term != nil && (m.GetTerm() != hard.Term || m.GetVote() != hard.Vote) {
 				hard.Term, hard.Vote, save = m.GetTerm(), m.GetVote(), true
 			}
-			hard.Commit = max(hard.Commit, m.GetCommit())
+			commit = max(commit, m.GetCommit())
 		}
 		if s := w.installed; s != nil {
 			hard.SnapIndex, hard.SnapTerm, save = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm(), true
 		}
+		saved = save
 		return save && !r.fault.skipStateSync
 	}); err != nil {
 		return err
@@ -530,9 +574,16 @@ func (w *appendWork) run(install func(*pb.Snapshot) error) error {
 		w.appended = i + 1
 	}
 	if wrote && !r.fault.ackBeforeSync {
-		return r.log.Sync()
+		if err := r.log.Sync(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.updateHard(func(hard *logstore.HardState) bool {
+		// Not worth a sync but where one was made: a new term is when it is of use to know.
+		news := commit > hard.Commit
+		hard.Commit = max(hard.Commit, commit)
+		return saved && news
+	})
 }
 
 // runInstall makes the state machine and the log what the snapshot says.
@@ -686,6 +737,7 @@ func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
 			refused = fmt.Errorf("group %s: %w", r.name, err)
 			return nil
 		}
+		r.lease.end()
 		state := r.rn.ApplyConfChange(cc)
 		r.store.setConf(state, e.GetIndex())
 		if conf, err = proto.Marshal(state); err != nil {

@@ -57,10 +57,35 @@ func (s *sim) check() {
 				s.leaders[key] = n.id
 				s.checkCompleteness(n, g)
 			}
+			s.newest[g.name] = max(s.newest[g.name], st.HardState.GetTerm())
 		}
 	}
+	s.checkLeases()
 	if s.now%25 == 0 {
 		s.checkLogs()
+	}
+}
+
+// checkLeases: while a leader has a lease nobody else is elected.
+func (s *sim) checkLeases() {
+	for _, n := range s.nodes {
+		if !n.up {
+			continue
+		}
+		for _, g := range n.replicas() {
+			rep := g.rep.Load()
+			if rep.state != raft.StateLeader || rep.lease.untilTerm == 0 {
+				continue
+			}
+			st := rep.rn.BasicStatus()
+			if !rep.lease.holds(&st) {
+				continue
+			}
+			s.leased++
+			if newest := s.newest[g.name]; newest > st.HardState.GetTerm() {
+				s.fail("group %s: node %d has a lease in term %d, there was a leader in term %d", g.name, n.id, st.HardState.GetTerm(), newest)
+			}
+		}
 	}
 }
 

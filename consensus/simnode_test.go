@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -21,14 +22,15 @@ import (
 
 // simNode is one node: its disks outlive its lives.
 type simNode struct {
-	s    *sim
-	id   uint64
-	mem  *vfs.MemFS
-	m    *Manager
-	sms  map[GroupID]*simMachine
-	disk map[GroupID]simState // what the state machines hold durably
-	up   bool
-	life int
+	ticked time.Time // by the simulation's clock, when it had its last tick
+	s      *sim
+	id     uint64
+	mem    *vfs.MemFS
+	m      *Manager
+	sms    map[GroupID]*simMachine
+	disk   map[GroupID]simState // what the state machines hold durably
+	up     bool
+	life   int
 
 	// crashIn counts file operations to a crash; 0: none is planned.
 	crashIn   int
@@ -137,6 +139,7 @@ func (n *simNode) start() {
 		FS: errorfs.Wrap(n.mem, n), Dir: "raft", NodeID: n.id, Transport: &simTransport{n: n, life: n.life},
 		SegmentSize: 1 << 10, ElectionTicks: 10, HeartbeatTicks: 2, sleepTicks: 5, manual: true,
 		LogTail: 1, LogTailMax: 1 + int64(s.cfg.seed%2)<<11, fault: s.cfg.fault, // snapshots are wanted here
+		LeaseReads: (s.cfg.seed+n.id)%3 != 0, TickInterval: time.Second, clock: func() time.Time { return s.clock },
 	})
 	if err != nil {
 		s.fail("node %d does not open: %v", n.id, err)

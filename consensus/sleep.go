@@ -17,11 +17,10 @@ import (
 // whoever missed the last heartbeat starts a pre-vote, which wakes the others.
 //
 // Nothing depends on it for safety: to the engine, sleep is time that stands
-// still, as if the process had been stopped. Leases measure time, so with leases
-// nobody sleeps.
+// still, as if the process had been stopped. A promise that a lease rests on only
+// lasts longer for it.
 type sleeper struct {
 	after uint64 // ticks without anything to do
-	never bool
 	// asleep is written with the group's lock held, and read by the clock without it.
 	asleep atomic.Bool
 	quiet  uint64 // ticks since there was something
@@ -59,7 +58,7 @@ func (r *replica) idle() bool {
 // maybeSleep is called every tick of a replica that is awake.
 func (r *replica) maybeSleep() {
 	r.sleep.quiet++
-	if r.sleep.never || r.state != raft.StateLeader || r.sleep.quiet < r.sleep.after || !r.idle() {
+	if r.state != raft.StateLeader || r.sleep.quiet < r.sleep.after || !r.idle() {
 		return
 	}
 	last, term := r.log.LastIndex(), r.rn.BasicStatus().HardState.GetTerm()

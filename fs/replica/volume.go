@@ -138,8 +138,9 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 		v.behind = newBehind(v, o.Memory, v.node.timeout)
 	}
 	v.mgr, err = consensus.Open(consensus.Config{
-		Transport: connect,
-		FS:        o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
+		Transport:  connect,
+		LeaseReads: !o.Strict,
+		FS:         o.FS, Dir: o.FS.PathJoin(dir, "raft"), NodeID: v.eng.Info().NodeID, Logger: o.Logger, SegmentSize: o.SegmentSize,
 		OnDurable: func(name consensus.GroupID, index uint64) {
 			if slot, ok := v.slots.Load(name); ok {
 				v.eng.LogDurable(slot.(uint16), index)
