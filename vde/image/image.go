@@ -234,7 +234,9 @@ func (im *Image) WriteSummed(start uint64, data, sums []byte) error {
 		return im.fail(fmt.Errorf("write of the checksum of image block %d: %w", start, err))
 	}
 	im.written.Add(1)
-	im.pushOut.wrote(im.file, int64(start*BlockSize), int64(len(data)))
+	if err := im.pushOut.wrote(im.file, int64(start*BlockSize), int64(len(data))); err != nil {
+		return im.fail(err)
+	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -14,7 +16,7 @@ const (
 
 // pushOut pushes large writes out to the disk as they come, and has the kernel forget them: the mount above holds the same
 // bytes in its cache; memory that is used again is much faster than memory that is new, above all in a virtual machine that has
-// to ask its host for it; and a sync finds little left to do. Best effort: what makes a write durable is Sync.
+// to ask its host for it; and a sync finds little left to do. What makes a write durable is Sync.
 type pushOut struct {
 	on    bool // constant once the image is in use
 	mu    sync.Mutex
@@ -25,13 +27,15 @@ type pushOut struct {
 // span is a range of bytes of the image.
 type span struct{ off, n int64 }
 
-// wrote is told of a write to bytes [off, off+n) of the image; it waits for the disk while too much is being pushed out.
-func (b *pushOut) wrote(file vfs.File, off, n int64) {
+// wrote is told of a write to bytes [off, off+n) of the image; it waits for the disk while too much is being pushed out. An error is
+// that of a write to the disk: the kernel tells it once for this file, to whoever asks first, and a later sync would say that
+// all is well.
+func (b *pushOut) wrote(file vfs.File, off, n int64) error {
 	fd := file.Fd()
 	if !b.on || n < pushMin || fd == vfs.InvalidFd {
-		return
+		return nil
 	}
-	_ = unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE)
+	err := syncRange(fd, span{off, n}, unix.SYNC_FILE_RANGE_WRITE)
 	b.mu.Lock()
 	b.queue, b.bytes = append(b.queue, span{off, n}), b.bytes+n
 	var done []span
@@ -42,7 +46,17 @@ func (b *pushOut) wrote(file vfs.File, off, n int64) {
 	}
 	b.mu.Unlock()
 	for _, s := range done {
-		_ = unix.SyncFileRange(int(fd), s.off, s.n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
-		_ = unix.Fadvise(int(fd), s.off, s.n, unix.FADV_DONTNEED)
+		err = errors.Join(err, syncRange(fd, s, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER))
+		_ = unix.Fadvise(int(fd), s.off, s.n, unix.FADV_DONTNEED) // only a hint
 	}
+	return err
+}
+
+// syncRange is sync_file_range(2). Where there is no such thing nothing is pushed out, and nothing lost.
+func syncRange(fd uintptr, s span, flags int) error {
+	err := unix.SyncFileRange(int(fd), s.off, s.n, flags)
+	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ESPIPE) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return fmt.Errorf("write of %d bytes at %d of the image to the disk: %w", s.n, s.off, err)
 }

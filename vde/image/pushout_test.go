@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"errors"
 	"path/filepath"
 	"testing"
 	"unsafe"
@@ -74,5 +75,37 @@ func TestPushOut(t *testing.T) {
 		if err := im.Read(sb.DataStart+i*large/BlockSize, got); err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("write %d is not read back: %v", i, err)
 		}
+	}
+}
+
+// badFd is a file of which the kernel cannot write anything out.
+type badFd struct{ vfs.File }
+
+func (badFd) Fd() uintptr { return 1 << 20 } // EBADF
+
+// TestPushOutFails: an error of the disk that is met while pushing out stops the image: no sync would tell of it again.
+func TestPushOutFails(t *testing.T) {
+	const blocks = 1 << 10
+	file, err := vfs.NewMem().Create("image", vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := layout.Geometry(blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(file, sb); err != nil {
+		t.Fatal(err)
+	}
+	im, _, err := Open(badFd{file}, blocks, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im.PushOut()
+	if err := im.Write(sb.DataStart, make([]byte, pushMin)); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a write that could not be pushed out: %v", err)
+	}
+	if err := im.Sync(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a sync after that: %v", err)
 	}
 }
