@@ -77,17 +77,20 @@ func (f *filesystem) refreshTimes(node uint64) bool {
 	if !f.nodes.takeStaleTimes(node) {
 		return true
 	}
-	done := make(chan error, 1)
-	go func() { done <- f.setOwnTimes(node) }()
+	done := make(chan bool, 1)
+	go func() {
+		err := f.setOwnTimes(node)
+		if err != nil {
+			f.nodes.staleTimes(node) // tried again, also if nobody waits for this any more
+			f.log.WithError(err).WithField("ino", uint64(f.ino(node))).Debug("the kernel could not be told of a new mtime")
+		}
+		done <- err == nil
+	}()
 	timer := time.NewTimer(ownTimesWait)
 	defer timer.Stop()
 	select {
-	case err := <-done:
-		if err != nil {
-			f.nodes.staleTimes(node)
-			f.log.WithError(err).WithField("ino", uint64(f.ino(node))).Debug("the kernel could not be told of a new mtime")
-		}
-		return err == nil
+	case ok := <-done:
+		return ok
 	case <-timer.C:
 		return false // it is on its way
 	}
