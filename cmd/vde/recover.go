@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"vdefs/fs/cluster"
 	"vdefs/fs/replica"
+	"vdefs/vde"
 )
 
 // recoverReport is what `vde cluster recover --json` prints.
@@ -37,7 +37,7 @@ Without --force it only tells what it would go on with.`,
 		Args:              exactArgs("STORE"),
 		ValidArgsFunction: completeDirs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runRecover(cmd.Context(), cmd.OutOrStdout(), a, args[0], force)
+			return runRecover(cmd.OutOrStdout(), a, args[0], force)
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "do it")
@@ -45,7 +45,7 @@ Without --force it only tells what it would go on with.`,
 	return cmd
 }
 
-func runRecover(ctx context.Context, w io.Writer, a *app, path string, force bool) error {
+func runRecover(w io.Writer, a *app, path string, force bool) (err error) {
 	store, err := resolvePath(path)
 	if err != nil {
 		return failf(exitNotAStore, "store %s: %w", path, err)
@@ -53,9 +53,13 @@ func runRecover(ctx context.Context, w io.Writer, a *app, path string, force boo
 	if err := checkStore(store); err != nil {
 		return err
 	}
-	if _, err := newControlClient(store).status(ctx); !errors.Is(err, errNoDaemon) {
-		return failf(exitStoreInUse, "store %s is in use%s: stop it first", store, describeUser(store))
+	// From beginning to end: nobody mounts it between its two halves.
+	ownerOnly()
+	hold, err := vde.Hold(nil, store)
+	if err != nil {
+		return explainOpen(store, err)
 	}
+	defer func() { err = errors.Join(err, hold.Close()) }()
 	if _, err := cluster.Load(store); errors.Is(err, fs.ErrNotExist) {
 		return failf(exitNoCluster, "store %s is no member of a cluster: it stands alone already", store)
 	} else if err != nil {
@@ -67,7 +71,7 @@ func runRecover(ctx context.Context, w io.Writer, a *app, path string, force boo
 		if lerr != nil {
 			return lerr
 		}
-		report.Survivor, err = replica.GoOnAlone(store, replica.Options{Logger: log})
+		report.Survivor, err = replica.GoOnAlone(store, replica.Options{Logger: log, Held: true})
 		if err == nil {
 			// Last: should this be cut short, the store is alone and still in its former cluster, and it is done again.
 			_, err = cluster.Refound(store)
