@@ -30,8 +30,9 @@ type Comparison struct {
 }
 
 const (
-	comparePart    = 64 << 20 / blockSize // blocks of a file that are summed up together
-	compareBatch   = 256                  // questions sent together
+	comparePart    = 64 << 20 / blockSize // blocks that are summed up for one question, at most
+	compareBatch   = 256                  // parts in one question, at most
+	compareTimeout = 2 * time.Minute      // for a node to answer one
 	compareTries   = 4
 	maxDifferences = 10_000
 )
@@ -54,8 +55,8 @@ const (
 	printUnknown // it was changed meanwhile, or cannot be read
 )
 
-// print sums up a part as this node has it.
-func (v *Volume) print(ctx context.Context, p part) (byte, vde.Fingerprint) {
+// fingerprint sums up a part as this node has it.
+func (v *Volume) fingerprint(ctx context.Context, p part) (byte, vde.Fingerprint) {
 	f, err := v.eng.Fingerprint(ctx, p.ino, p.from, comparePart)
 	switch {
 	case err == nil:
@@ -78,7 +79,7 @@ func (n *node) answerPrints(ctx context.Context, q []byte) ([]byte, error) {
 		if p.from > vde.MaxFileSize/blockSize {
 			return nil, fmt.Errorf("no file has a block %d", p.from)
 		}
-		state, f := n.v.print(ctx, p)
+		state, f := n.v.fingerprint(ctx, p)
 		answer = append(answer, state)
 		answer = binary.LittleEndian.AppendUint64(answer, f.Version)
 		answer = binary.LittleEndian.AppendUint64(answer, uint64(f.Ctime.Sec))
@@ -95,6 +96,8 @@ func (n *node) ask(ctx context.Context, id uint64, parts []part) ([]byte, error)
 		q = binary.LittleEndian.AppendUint64(q, uint64(p.ino))
 		q = binary.LittleEndian.AppendUint64(q, p.from)
 	}
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
 	answer, err := n.transport.Call(ctx, id, q)
 	if err == nil && len(answer) != len(parts)*printSize {
 		err = fmt.Errorf("node %d answers with %d bytes to %d questions", id, len(answer), len(parts))
@@ -102,75 +105,117 @@ func (n *node) ask(ctx context.Context, id uint64, parts []part) ([]byte, error)
 	return answer, err
 }
 
-// compare compares all files of this node with what the others have. rate bounds the bytes that are read here in a second, 0: it does
-// not; progress is told after each batch how many inodes are done.
+// comparing is one comparison.
+type comparing struct {
+	Comparison
+	v     *Volume
+	group *group
+	rate  uint64          // bytes that are read here in a second, at most; 0: as many as there are
+	away  map[uint64]bool // nodes that have not answered: they are not asked again
+
+	parts  []part // collected, to be asked together
+	blocks uint64 // that they have, at most
+}
+
+// compare compares all files of this node with what the others have; progress is told now and then how many inodes are done.
 func (v *Volume) compare(ctx context.Context, rate uint64, progress func(done uint64)) (Comparison, error) {
-	c := Comparison{Different: []Difference{}}
+	c := comparing{Comparison: Comparison{Different: []Difference{}}, v: v, rate: rate, away: map[uint64]bool{}}
 	done := uint64(0)
 	for _, g := range v.all() {
 		if !g.Replicated() {
 			continue
 		}
+		c.group = g
 		for behind := meta.MakeIno(g.slot, 0); ; {
-			inos, err := v.eng.NextInodes(g.slot, behind, compareBatch/2)
-			if err != nil || len(inos) == 0 {
-				if err != nil {
-					return c, err
-				}
+			inos, err := v.eng.NextInodes(g.slot, behind, compareBatch)
+			if err != nil {
+				return c.Comparison, err
+			}
+			if len(inos) == 0 {
 				break
 			}
 			behind = inos[len(inos)-1]
-			var parts []part
-			var blocks uint64
 			for _, ino := range inos {
-				in, err := v.eng.Meta().Inode(ino)
-				if err != nil {
-					continue // freed meanwhile
-				}
-				for from := uint64(0); from == 0 || from*blockSize < in.Size; from += comparePart {
-					parts = append(parts, part{ino, from})
-				}
-				blocks += in.Blocks
-			}
-			began := time.Now()
-			for len(parts) > 0 {
-				batch := parts[:min(len(parts), compareBatch)]
-				parts = parts[len(batch):]
-				for _, id := range g.Status().Voters {
-					if id != v.node.cfg.NodeID {
-						if err := v.compareWith(ctx, &c, id, batch); err != nil {
-							return c, err
-						}
-					}
+				if err := c.add(ctx, ino); err != nil {
+					return c.Comparison, err
 				}
 			}
 			done += uint64(len(inos))
 			progress(done)
-			if rate > 0 {
-				due := began.Add(time.Duration(float64(blocks*blockSize) / float64(rate) * float64(time.Second)))
-				select {
-				case <-ctx.Done():
-					return c, ctx.Err()
-				case <-v.stop:
-					return c, vde.ErrClosed
-				case <-time.After(time.Until(due)):
-				}
-			}
+		}
+		if err := c.flush(ctx); err != nil {
+			return c.Comparison, err
 		}
 	}
-	return c, nil
+	return c.Comparison, nil
 }
 
-// compareWith compares parts with what a node has; those that are not of one moment again.
-func (v *Volume) compareWith(ctx context.Context, c *Comparison, id uint64, parts []part) error {
+// add compares an inode, at the latest with the next flush.
+func (c *comparing) add(ctx context.Context, ino meta.Ino) error {
+	in, err := c.v.eng.Meta().Inode(ino)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil // freed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	for from := uint64(0); from == 0 || from*blockSize < in.Size; from += comparePart {
+		blocks := min(comparePart, in.Blocks)
+		if len(c.parts) > 0 && (len(c.parts) == compareBatch || c.blocks+blocks > comparePart) {
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+		}
+		c.parts, c.blocks = append(c.parts, part{ino, from}), c.blocks+blocks
+	}
+	return nil
+}
+
+// flush compares what was collected.
+func (c *comparing) flush(ctx context.Context) error {
+	parts, blocks := c.parts, c.blocks
+	c.parts, c.blocks = nil, 0
+	began := time.Now()
+	for _, id := range c.group.Status().Voters {
+		if id == c.v.node.cfg.NodeID {
+			continue
+		}
+		if c.away[id] {
+			c.Skipped += uint64(len(parts))
+			continue
+		}
+		if err := c.with(ctx, id, parts); err != nil {
+			return err
+		}
+	}
+	if c.rate == 0 {
+		return nil
+	}
+	due := began.Add(time.Duration(float64(blocks*blockSize) / float64(c.rate) * float64(time.Second)))
+	return c.v.pause(ctx, time.Until(due))
+}
+
+// pause waits, unless the context or the volume ends.
+func (v *Volume) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-v.stop:
+		return vde.ErrClosed
+	case <-timer.C:
+		return nil
+	}
+}
+
+// with compares parts with what a node has; those that are not of one moment again.
+func (c *comparing) with(ctx context.Context, id uint64, parts []part) error {
+	v := c.v
 	for try := range compareTries {
 		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-v.stop:
-				return vde.ErrClosed
-			case <-time.After(100 * time.Millisecond << try):
+			if err := v.pause(ctx, 100*time.Millisecond<<try); err != nil {
+				return err
 			}
 		}
 		answer, err := v.node.ask(ctx, id, parts)
@@ -179,12 +224,13 @@ func (v *Volume) compareWith(ctx context.Context, c *Comparison, id uint64, part
 		}
 		if err != nil {
 			v.log.WithError(err).WithField("node", id).Warn("a node could not be compared with this one")
+			c.away[id] = true
 			break
 		}
 		var again []part
 		for i, p := range parts {
 			a := answer[i*printSize:]
-			state, mine := v.print(ctx, p)
+			state, mine := v.fingerprint(ctx, p)
 			theirs := vde.Fingerprint{
 				Version: binary.LittleEndian.Uint64(a[1:]),
 				Ctime:   meta.Time{Sec: int64(binary.LittleEndian.Uint64(a[9:])), Nsec: binary.LittleEndian.Uint32(a[17:])},
@@ -195,7 +241,7 @@ func (v *Volume) compareWith(ctx context.Context, c *Comparison, id uint64, part
 			case state != printGood || a[0] != printGood || mine.Version != theirs.Version || mine.Ctime != theirs.Ctime:
 				again = append(again, p)
 			case mine.Sum != theirs.Sum:
-				v.differs(c, Difference{p.ino, id, p.from * blockSize})
+				c.differs(Difference{p.ino, id, p.from * blockSize})
 			default:
 				c.Compared++
 			}
@@ -208,8 +254,8 @@ func (v *Volume) compareWith(ctx context.Context, c *Comparison, id uint64, part
 	return nil
 }
 
-func (v *Volume) differs(c *Comparison, d Difference) {
-	v.log.WithField("ino", uint64(d.Ino)).WithField("offset", d.Offset).WithField("node", d.Node).Error("another node has something else")
+func (c *comparing) differs(d Difference) {
+	c.v.log.WithField("ino", uint64(d.Ino)).WithField("offset", d.Offset).WithField("node", d.Node).Error("another node has something else")
 	if len(c.Different) < maxDifferences {
 		c.Different = append(c.Different, d)
 	} else {
