@@ -74,7 +74,7 @@ type Config struct {
 	// fullTicks is for how many ticks the disk may be full before a group of several
 	// voters stops; 0: 1,200, a minute.
 	fullTicks int
-	// clock is what leases are measured with; nil: bootTime.
+	// clock is what leases are measured with; nil: leaseClock.
 	clock func() time.Time
 	// manual: no goroutine of the manager or its groups runs; see driver.
 	manual bool
@@ -105,7 +105,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.LogTailMax = max(1<<30, c.LogTail)
 	}
 	if c.clock == nil {
-		c.clock = bootTime
+		c.clock = leaseClock()
 	}
 	if c.sleepTicks == 0 {
 		c.sleepTicks = 2 * c.ElectionTicks

@@ -115,11 +115,16 @@ func (r *replica) refusesVote(m *pb.Message) bool {
 	return (t == pb.MsgVote || t == pb.MsgPreVote) && r.ticks < r.voteAfter && !bytes.Equal(m.GetContext(), campaignTransfer)
 }
 
-// bootTime is a clock that goes on while the machine is suspended, unlike that of package time.
-func bootTime() time.Time {
+// leaseClock is a clock that goes on while the machine is suspended, unlike that of package time, which stands in for it where the kernel has
+// none. It is one or the other for good: times of two clocks cannot be compared.
+func leaseClock() func() time.Time {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return time.Now() // a kernel before 2.6.39
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return time.Now
 	}
-	return time.Unix(ts.Unix())
+	return func() time.Time {
+		var ts unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // a clock that is there cannot fail
+		return time.Unix(ts.Unix())
+	}
 }

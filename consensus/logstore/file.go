@@ -767,24 +767,6 @@ func (l *FileLogStore) Close() error {
 	return errors.Join(append([]error{err}, errs...)...)
 }
 
-// SetCacheBytes changes FileOptions.CacheBytes from now on. Entries after applied stay
-// in memory beyond that, see SetApplied.
-func (l *FileLogStore) SetCacheBytes(n int, applied uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cache.limit, l.cache.applied = n, applied
-	l.cache.trim()
-}
-
-// SetApplied tells that the entries up to index have been read by who applies them.
-// Where there is a cache it keeps those behind, up to 64 MiB of them.
-func (l *FileLogStore) SetApplied(index uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cache.applied = index
-	l.cache.trim()
-}
-
 // readAll reads the whole file into b, which is grown as needed.
 func readAll(f vfs.File, b []byte) ([]byte, error) {
 	st, err := f.Stat()

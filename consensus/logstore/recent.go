@@ -108,3 +108,21 @@ func (c *entryCache) truncate(index uint64) {
 		c.entries = c.entries[:n-1]
 	}
 }
+
+// SetCacheBytes changes FileOptions.CacheBytes from now on. Entries after applied stay
+// in memory beyond that, see SetApplied.
+func (l *FileLogStore) SetCacheBytes(n int, applied uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cache.limit, l.cache.applied = n, applied
+	l.cache.trim()
+}
+
+// SetApplied tells that the entries up to index have been read by who applies them.
+// Where there is a cache it keeps those behind, up to 64 MiB of them.
+func (l *FileLogStore) SetApplied(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cache.applied = index
+	l.cache.trim()
+}
