@@ -3,6 +3,9 @@
 // medians, and ratios to the loopback.
 //
 // The loopback uses passthrough: reads and writes of its files do not reach its daemon at all, which makes it a hard mark.
+//
+// With -cluster it measures three nodes on this machine, through the mount of one, beside a store that stands alone and beside GlusterFS
+// with three replicas, where that is installed.
 package main
 
 import (
@@ -27,11 +30,12 @@ type options struct {
 	rounds  int
 	seconds int
 	sizeMB  int
-	files   int
+	files   int // 0: as many as suit what is compared
 	only    *regexp.Regexp
 	json    bool
 	store   string // size of the store
 	cluster bool
+	groups  int // of a cluster
 }
 
 // workload is something that is measured on one directory.
@@ -39,6 +43,8 @@ type workload struct {
 	name string
 	unit string
 	aim  float64 // ratio to the loopback that is aimed at, 0 for none
+	// peerAim is the ratio of three nodes to GlusterFS that is aimed at. Without one a cluster is measured only if asked for by name.
+	peerAim float64
 	// run works in an empty directory and returns the figure, larger being better.
 	run func(o options, dir string) (float64, error)
 }
@@ -49,8 +55,7 @@ type result struct {
 	Unit   string               `json:"unit"`
 	Median map[string]float64   `json:"median"` // by target
 	All    map[string][]float64 `json:"all"`
-	Ratio  float64              `json:"ratio_to_loopback"`
-	Disk   float64              `json:"ratio_to_disk"`
+	Ratios map[string]float64   `json:"ratios"` // of what is measured to the others, by target
 	Aim    float64              `json:"aim,omitempty"`
 	Failed map[string]string    `json:"failed,omitempty"` // errors, by target
 }
@@ -69,14 +74,18 @@ func run() error {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
 	flag.IntVar(&o.seconds, "seconds", 3, "how long a fio job runs")
 	flag.IntVar(&o.sizeMB, "size", 512, "MiB of a file for streams")
-	flag.IntVar(&o.files, "files", 4000, "files of a metadata workload")
+	flag.IntVar(&o.files, "files", 0, "files of a metadata workload (default 4000, and 1000 with -cluster)")
 	flag.StringVar(&only, "only", "", "measure only what matches this regular expression")
 	flag.StringVar(&o.store, "store", "8G", "size of the store")
 	flag.BoolVar(&o.json, "json", false, "print JSON")
-	flag.BoolVar(&o.cluster, "cluster", false, "measure three nodes on this machine, through the mount of one, beside a store that stands alone")
+	flag.BoolVar(&o.cluster, "cluster", false, "measure three nodes on this machine, through the mount of one, beside a store that stands alone and GlusterFS")
+	flag.IntVar(&o.groups, "groups", 1, "groups of the cluster")
 	flag.Parse()
-	if o.cluster && only == "" {
-		only = "^(seq|random 4k write .|create|stat, cold, 1|unlink, 1|untar)"
+	if o.files == 0 {
+		o.files = 4000
+		if o.cluster {
+			o.files = 1000 // GlusterFS makes about a hundred in a second
+		}
 	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {
@@ -90,24 +99,29 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(root)
-	mount := mountTargets
+	// From here on there is something to clean up.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	mount, measured := mountTargets, vdeTarget
 	if o.cluster {
-		mount = mountCluster
+		mount, measured = mountCluster, clusterTarget
 	}
-	targets, unmount, err := mount(o, root)
-	defer unmount()
-	if err != nil {
+	var bed testbed
+	defer bed.close()
+	if err := mount(o, root, &bed); err != nil {
 		return err
 	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	targets := bed.targets
 
 	results := make([]*result, 0, len(workloads))
 	for _, w := range workloads {
-		if !o.only.MatchString(w.name) {
+		if !o.only.MatchString(w.name) || o.cluster && only == "" && w.peerAim == 0 {
 			continue
 		}
 		r := &result{Name: w.name, Unit: w.unit, Aim: w.aim, Median: map[string]float64{}, All: map[string][]float64{}, Failed: map[string]string{}}
+		if o.cluster {
+			r.Aim = w.peerAim
+		}
 		results = append(results, r)
 		for round := range o.rounds {
 			for i := range targets {
@@ -127,19 +141,20 @@ func run() error {
 				r.All[t.name] = append(r.All[t.name], value)
 			}
 		}
-		r.sum()
+		r.sum(measured)
 	}
 	fmt.Fprintf(os.Stderr, "\r%-78s\r", "")
 	if o.json {
 		encoder := json.NewEncoder(os.Stdout)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(map[string]any{"machine": machine(), "rounds": o.rounds, "results": results})
+		return encoder.Encode(map[string]any{"machine": machine(), "rounds": o.rounds, "results": results, "notes": bed.notes})
 	}
 	if o.cluster {
 		printClusterTable(results)
 	} else {
 		printTable(results)
 	}
+	printNotes(bed.notes, results)
 	return nil
 }
 
@@ -160,19 +175,45 @@ func measure(o options, w workload, t target) (float64, error) {
 	return value, err
 }
 
-// sum computes medians and ratios.
-func (r *result) sum() {
+// sum computes medians, and ratios of what is measured to the others.
+func (r *result) sum(measured string) {
 	for name, values := range r.All {
 		slices.Sort(values)
 		n := len(values)
 		r.Median[name] = (values[(n-1)/2] + values[n/2]) / 2
 	}
-	if m := r.Median[loopbackTarget]; m > 0 {
-		r.Ratio = r.Median[vdeTarget] / m
+	r.Ratios = map[string]float64{}
+	for name, median := range r.Median {
+		if name != measured && median > 0 && r.Median[measured] > 0 {
+			r.Ratios[name] = r.Median[measured] / median
+		}
 	}
-	if m := r.Median[diskTarget]; m > 0 {
-		r.Disk = r.Median[vdeTarget] / m
+}
+
+// aimed tells the aim, and whether the ratio to a target misses it.
+func (r *result) aimed(other string) string {
+	ratio, ok := r.Ratios[other]
+	switch {
+	case r.Aim == 0:
+		return ""
+	case ok && ratio < r.Aim:
+		return fmt.Sprintf("%.1f missed", r.Aim)
+	default:
+		return fmt.Sprintf("%.1f", r.Aim)
 	}
+}
+
+// ratio is the ratio to a target as it is printed; "-" where one of both was not measured.
+func (r *result) ratio(other string) string { return cell("%.2f", r.Ratios[other]) }
+
+// median is that of a target as it is printed.
+func (r *result) median(target string) string { return cell("%.0f", r.Median[target]) }
+
+func cell(format string, value float64) string {
+	if value == 0 {
+		return "-"
+	}
+	return fmt.Sprintf(format, value)
 }
 
 func printTable(results []*result) {
@@ -180,32 +221,28 @@ func printTable(results []*result) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\tunit\tdisk\tloopback\tvde\tvde/disk\tvde/loopback\taim\t")
 	for _, r := range results {
-		aim, mark := "", ""
-		if r.Aim > 0 {
-			aim = fmt.Sprintf("%.1f", r.Aim)
-			if r.Ratio < r.Aim {
-				mark = " missed"
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%s%s\t\n", r.Name, r.Unit, r.Median[diskTarget], r.Median[loopbackTarget], r.Median[vdeTarget],
-			r.Disk, r.Ratio, aim, mark)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Name, r.Unit, r.median(diskTarget), r.median(loopbackTarget), r.median(vdeTarget),
+			r.ratio(diskTarget), r.ratio(loopbackTarget), r.aimed(loopbackTarget))
 	}
 	w.Flush()
-	for _, r := range results {
-		for target, reason := range r.Failed {
-			fmt.Printf("%s on %s failed: %s\n", r.Name, target, reason)
-		}
-	}
 }
 
 func printClusterTable(results []*result) {
 	fmt.Println(machine())
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tunit\talone\tthree nodes\tratio\t")
+	fmt.Fprintln(w, "\tunit\talone\tthree nodes\tgluster\tnodes/alone\tnodes/gluster\taim\t")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.2f\t\n", r.Name, r.Unit, r.Median[vdeTarget], r.Median[clusterTarget], r.Median[clusterTarget]/r.Median[vdeTarget])
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Name, r.Unit, r.median(vdeTarget), r.median(clusterTarget), r.median(glusterTarget),
+			r.ratio(vdeTarget), r.ratio(glusterTarget), r.aimed(glusterTarget))
 	}
 	w.Flush()
+}
+
+// printNotes says what is missing in a table.
+func printNotes(notes []string, results []*result) {
+	for _, note := range notes {
+		fmt.Println(note)
+	}
 	for _, r := range results {
 		for target, reason := range r.Failed {
 			fmt.Printf("%s on %s failed: %s\n", r.Name, target, reason)
