@@ -31,6 +31,7 @@ import (
 type driver struct {
 	snapOut             []*pb.Message  // with Config.manual: snapshots to send
 	appending, applying bool           // guarded by Group.mu
+	newsDue             bool           // a timer runs for what is held back; guarded by Group.mu
 	unfinished          *appendWork    // found the disk full; guarded by Group.mu
 	stalled             atomic.Bool    // unfinished is not nil
 	unapplied           *applyWork     // its membership could not be saved; guarded by Group.mu
@@ -94,8 +95,7 @@ func (g *Group) stopReplicaLocked(rep *replica, cause error) error {
 
 // pumpLocked sends what is to be sent and starts the work that is due.
 func (g *Group) pumpLocked(rep *replica) {
-	out := rep.out
-	rep.out = nil
+	out := rep.takeOut()
 	manual := g.m.cfg.manual
 	for _, m := range out {
 		switch {
@@ -113,6 +113,13 @@ func (g *Group) pumpLocked(rep *replica) {
 	}
 	if manual {
 		return
+	}
+	if len(rep.news.held) > 0 && !g.drive.newsDue {
+		g.drive.newsDue = true
+		time.AfterFunc(newsDelay, func() {
+			// A failure stops the group, which is where it is reported.
+			_ = g.stepReplica(rep, func() error { g.drive.newsDue = false; rep.releaseNews(); return nil })
+		})
 	}
 	if !g.drive.appending && len(rep.appendQ) > 0 {
 		g.drive.appending = true

@@ -38,9 +38,10 @@ type replica struct {
 	// saveState makes a hard state durable.
 	saveState func(logstore.HardState) error
 
-	// out are messages to be sent, in any order. Snapshots (MsgSnap) carry their
-	// metadata only: the driver adds the data.
+	// out are messages to be sent, in any order, as takeOut returns them. Snapshots
+	// (MsgSnap) carry their metadata only: the driver adds the data.
 	out     []*pb.Message
+	news    news
 	appendQ []*pb.Message
 	applyQ  []*pb.Message
 
@@ -209,6 +210,9 @@ func (r *replica) collect() {
 	for r.rn.HasReady() {
 		rd := r.rn.Ready()
 		if s := rd.SoftState; s != nil {
+			if s.RaftState != r.state {
+				r.news.reset()
+			}
 			if s.Lead != r.leader {
 				r.leaderChanged()
 				if s.Lead != 0 && r.onLeader != nil {
@@ -226,6 +230,9 @@ func (r *replica) collect() {
 			}
 			switch m.GetTo() {
 			case raft.LocalAppendThread:
+				if es := m.GetEntries(); len(es) > 0 {
+					r.news.appended = es[len(es)-1].GetIndex()
+				}
 				r.appendQ = append(r.appendQ, m)
 			case raft.LocalApplyThread:
 				r.applyQ = append(r.applyQ, m)
@@ -272,6 +279,7 @@ func (r *replica) tick() error {
 			}
 		}
 		r.forgetSnapshots()
+		r.releaseNews()
 		if r.full != nil {
 			r.giveWay()
 		}
@@ -300,8 +308,15 @@ func (r *replica) step(m *pb.Message) error {
 		if n := len(m.GetContext()); n != 0 && n != 8 && (m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgHeartbeatResp) {
 			return nil // the engine would read it as a number
 		}
-		if err := r.stepRaft(m); err != nil || !sleep {
+		if err := r.stepRaft(m); err != nil {
 			return err
+		}
+		if m.GetType() == pb.MsgProp && r.state == raft.StateLeader {
+			r.collect()
+			r.news.proposed(m.GetFrom())
+		}
+		if !sleep {
+			return nil
 		}
 		r.collect()
 		r.followToSleep(m)
