@@ -24,7 +24,13 @@ type lazy struct {
 	behind int // writes that were noted
 }
 
+var _ SharedVolume = (*lazy)(nil)
+
 func (v *lazy) AttachKernel(Kernel) {}
+
+func (v *lazy) Peek(parent meta.Ino, name string) (meta.Inode, error) {
+	return v.Lookup(context.Background(), parent, name)
+}
 
 func (v *lazy) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error) {
 	if how&WriteBehind == 0 {

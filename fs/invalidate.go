@@ -21,6 +21,8 @@ type SharedVolume interface {
 	// Settle returns when what was written with WriteBehind to an inode before the call has taken effect, with the error of
 	// the first write that has not and of which no call has told yet.
 	Settle(ctx context.Context, ino meta.Ino) error
+	// Peek is Lookup without asking the others: it tells what this machine knows, which may be of a moment ago.
+	Peek(parent meta.Ino, name string) (meta.Inode, error)
 }
 
 // Kernel is told to forget what another mount has changed; see above for when it may be called.
@@ -35,17 +37,30 @@ var _ Kernel = (*Server)(nil)
 // InvalidateInode makes the kernel forget data, attributes and, for a directory, the listing of an inode; dirty pages are
 // written first. With the writeback cache size and times of a regular file stay the kernel's.
 func (s *Server) InvalidateInode(ino meta.Ino) error {
-	return ignoreUnknown("inode", ino, s.fuse.InodeNotify(s.fs.node(ino), 0, 0))
+	return s.notifyInode("inode", ino, 0)
 }
 
 // InvalidateAttr makes the kernel forget attributes only.
 func (s *Server) InvalidateAttr(ino meta.Ino) error {
-	return ignoreUnknown("attributes", ino, s.fuse.InodeNotify(s.fs.node(ino), -1, 0))
+	return s.notifyInode("attributes", ino, -1)
+}
+
+// notifyInode spares the kernel what it does not hold: where other mounts work on files of their own, that is most of it.
+func (s *Server) notifyInode(what string, ino meta.Ino, off int64) error {
+	node := s.fs.node(ino)
+	if !s.fs.nodes.known(node) {
+		return nil
+	}
+	return ignoreUnknown(what, ino, s.fuse.InodeNotify(node, off, 0))
 }
 
 // InvalidateEntry makes the kernel forget what a name in a directory names, or that there is no such name.
 func (s *Server) InvalidateEntry(parent meta.Ino, name string) error {
-	return ignoreUnknown("entry", parent, s.fuse.EntryNotify(s.fs.node(parent), name))
+	node := s.fs.node(parent)
+	if !s.fs.nodes.known(node) {
+		return nil
+	}
+	return ignoreUnknown("entry", parent, s.fuse.EntryNotify(node, name))
 }
 
 // ignoreUnknown is nil also where the kernel did not hold what it is told to forget.

@@ -68,6 +68,18 @@ func (t *nodeTable) lookup(id uint64) {
 	s.mu.Unlock()
 }
 
+// known tells whether the kernel may hold the node.
+func (t *nodeTable) known(id uint64) bool {
+	if id == uint64(meta.RootIno) {
+		return true
+	}
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.m[id]
+	return ok
+}
+
 // forget takes lookups back. It tells whether a Reference that was held is to be given back.
 func (t *nodeTable) forget(id, lookups uint64) (unreference bool) {
 	s := t.shard(id)

@@ -80,12 +80,9 @@ func (f *filesystem) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fu
 // it (it knows it: it has just looked it up) if this was its last name.
 func (f *filesystem) remove(o op, parent meta.Ino, name string) fuse.Status {
 	f.count(o)
-	victim, err := f.volume.Lookup(f.ctx, parent, name)
+	victim, err := f.removable(parent, name)
 	if err != nil {
 		return f.status(o, parent, err)
-	}
-	if err := f.volume.Reference(victim.Ino); err != nil {
-		return f.status(o, victim.Ino, err)
 	}
 	var after meta.Inode
 	if o == opRmdir {
@@ -93,8 +90,28 @@ func (f *filesystem) remove(o op, parent meta.Ino, name string) fuse.Status {
 	} else {
 		after, err = f.volume.Unlink(f.ctx, parent, name)
 	}
-	f.keepRemoved(victim.Ino, err == nil && after.Ino == victim.Ino && after.Nlink == 0)
+	if victim != 0 {
+		f.keepRemoved(victim, err == nil && after.Ino == victim && after.Nlink == 0)
+	}
 	return f.status(o, parent, err)
+}
+
+// removable references what a name stands for; 0: that is not known, and removing it tells.
+func (f *filesystem) removable(parent meta.Ino, name string) (meta.Ino, error) {
+	if f.others != nil && !f.options.NoCache {
+		// The kernel has looked the name up a moment ago. If another mount has put a new file in its place since, then this machine has
+		// nothing of that open.
+		victim, err := f.others.Peek(parent, name)
+		if err != nil || f.volume.Reference(victim.Ino) != nil {
+			return 0, nil
+		}
+		return victim.Ino, nil
+	}
+	victim, err := f.volume.Lookup(f.ctx, parent, name)
+	if err == nil {
+		err = f.volume.Reference(victim.Ino)
+	}
+	return victim.Ino, err
 }
 
 // keepRemoved decides about a Reference that was taken before a name of an inode went: if it was the last, the Reference
@@ -109,22 +126,22 @@ func (f *filesystem) keepRemoved(ino meta.Ino, last bool) {
 func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	f.count(opRename)
 	oldParent, newParent := f.ino(in.NodeId), f.ino(in.Newdir)
-	var victim meta.Inode
+	victim := meta.Ino(0)
 	if in.Flags&(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) == 0 {
 		// ENOENT is the usual case, and whatever else is wrong the rename itself says better.
-		if inode, err := f.volume.Lookup(f.ctx, newParent, newName); err == nil && f.volume.Reference(inode.Ino) == nil {
-			victim = inode
+		if ino, err := f.removable(newParent, newName); err == nil {
+			victim = ino
 		}
 	}
 	err := f.volume.Rename(f.ctx, oldParent, oldName, newParent, newName, in.Flags)
-	if victim.Ino != 0 {
+	if victim != 0 {
 		last := false
 		if err == nil {
 			// Renaming a file to another name of itself removes nothing.
-			after, e := f.volume.Inode(f.ctx, victim.Ino)
+			after, e := f.volume.Inode(f.ctx, victim)
 			last = e == nil && after.Nlink == 0
 		}
-		f.keepRemoved(victim.Ino, last)
+		f.keepRemoved(victim, last)
 	}
 	if err == nil && oldParent != newParent {
 		f.moved(newParent, newName)

@@ -39,6 +39,19 @@ type Unname struct {
 	Ino meta.Ino
 }
 
+// Finish is the second halves of several operations on names in another group: Unnames, and change times of files whose names were
+// changed there. A time that is not after the one that a file has changes nothing.
+type Finish struct {
+	Unnamed []Unname
+	Changed []Changed
+}
+
+// Changed is one of Finish.
+type Changed struct {
+	Ino   meta.Ino
+	Ctime meta.Time
+}
+
 // Settle ends what MakeApart and LinkApart have left pending.
 type Settle struct{ Items []Settlement }
 
@@ -85,6 +98,7 @@ func (*MakeApart) Op() Op { return OpMakeApart }
 func (*LinkApart) Op() Op { return OpLinkApart }
 func (*Name) Op() Op      { return OpName }
 func (*Unname) Op() Op    { return OpUnname }
+func (*Finish) Op() Op    { return OpFinish }
 func (*Settle) Op() Op    { return OpSettle }
 func (*Forget) Op() Op    { return OpForget }
 func (*PutGroup) Op() Op  { return OpPutGroup }
@@ -139,6 +153,26 @@ func (c *Name) decode(r *reader) {
 
 func (c *Unname) encode(w *writer) { w.tx(c.Tx); w.num(uint64(c.Ino)) }
 func (c *Unname) decode(r *reader) { *c = Unname{Tx: r.tx(), Ino: r.ino()} }
+
+func (c *Finish) encode(w *writer) {
+	w.num(uint64(len(c.Unnamed)))
+	for i := range c.Unnamed {
+		c.Unnamed[i].encode(w)
+	}
+	w.num(uint64(len(c.Changed)))
+	for _, t := range c.Changed {
+		w.num(uint64(t.Ino))
+		w.time(t.Ctime)
+	}
+}
+func (c *Finish) decode(r *reader) {
+	for n := r.count(3); n > 0; n-- {
+		c.Unnamed = append(c.Unnamed, Unname{Tx: r.tx(), Ino: r.ino()})
+	}
+	for n := r.count(13); n > 0; n-- {
+		c.Changed = append(c.Changed, Changed{r.ino(), r.time()})
+	}
+}
 
 func (c *Settle) encode(w *writer) {
 	w.num(uint64(len(c.Items)))

@@ -57,6 +57,8 @@ const (
 	OpFreeze     Op = 34
 	OpFreezeVote Op = 35
 	OpUnfreeze   Op = 36
+
+	OpFinish Op = 37
 )
 
 // Forms of the encoding.
@@ -312,6 +314,8 @@ func empty(op Op) Command {
 		return &FreezeVote{}
 	case OpUnfreeze:
 		return &Unfreeze{}
+	case OpFinish:
+		return &Finish{}
 	}
 	return nil
 }

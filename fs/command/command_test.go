@@ -41,6 +41,7 @@ func samples() []Command {
 		&LinkApart{1<<48 | 5},
 		&Name{1, "b", 1<<48 | 5, 0o100000, TxID{7, 8}},
 		&Unname{TxID{7, 8}, 1<<48 | 5},
+		&Finish{[]Unname{{TxID{7, 8}, 1<<48 | 5}, {TxID{9, 1}, 1<<48 | 6}}, []Changed{{1<<48 | 7, meta.Time{Sec: 1 << 33, Nsec: 5}}}},
 		&Settle{[]Settlement{{TxID{7, 8}, true}, {TxID{9, 1 << 40}, false}}},
 		&Forget{[]Placement{{1<<48 | 5, TxID{1, 2}}}, []TxID{{3, 4}}, []TxID{{5, 6}, {7, 8}}},
 		&PutGroup{"g1", []uint64{1, 2, 3}},

@@ -156,6 +156,29 @@ func (a *applier) unname(c *command.Unname) error {
 	return a.unnamed(in)
 }
 
+func (a *applier) finish(c *command.Finish) error {
+	for i := range c.Unnamed {
+		if err := a.unname(&c.Unnamed[i]); err != nil {
+			return err
+		}
+	}
+	for _, t := range c.Changed {
+		in, err := a.inode(t.Ino)
+		if errors.Is(err, syscall.ESTALE) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if in.Ctime.Before(t.Ctime) {
+			in.Ctime = t.Ctime
+			a.SetInode(in)
+		}
+	}
+	a.res.Inode = meta.Inode{}
+	return nil
+}
+
 func (a *applier) settle(c *command.Settle) error {
 	for _, item := range c.Items {
 		name := txFact(factPend, item.Tx)

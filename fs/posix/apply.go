@@ -133,6 +133,8 @@ func (a *applier) apply(c command.Command) error {
 		err = a.name(c)
 	case *command.Unname:
 		err = a.unname(c)
+	case *command.Finish:
+		err = a.finish(c)
 	case *command.Settle:
 		err = a.settle(c)
 	case *command.Forget:

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vdefs/fs"
 	"vdefs/fs/command"
 	"vdefs/fs/posix"
@@ -50,13 +52,23 @@ func (v *Volume) makeApart(ctx context.Context, n fs.NewNode, slot uint16, open 
 	if err := posix.CheckName(n.Name); err != nil {
 		return meta.Inode{}, err
 	}
-	// What is taken over from the directory, and the usual refusals before anything is made.
-	if _, err := v.Lookup(ctx, n.Parent, n.Name); err == nil {
+	// What is taken over from the directory, and the usual refusals before anything is made. The kernel has just looked the name up: what
+	// this node knows is as new as that.
+	if v.strict {
+		if err := v.barrier(ctx, n.Parent); err != nil {
+			return meta.Inode{}, err
+		}
+	}
+	switch _, err := v.eng.Meta().Dirent(n.Parent, n.Name); {
+	case err == nil:
 		return meta.Inode{}, syscall.EEXIST
-	} else if !errors.Is(err, syscall.ENOENT) {
+	case !errors.Is(err, meta.ErrNotFound):
 		return meta.Inode{}, err
 	}
 	dir, err := v.inode(n.Parent)
+	if err == nil && dir.Mode&unix.S_IFMT != unix.S_IFDIR {
+		err = syscall.ENOTDIR
+	}
 	if err != nil {
 		return meta.Inode{}, err
 	}
@@ -152,15 +164,34 @@ func (v *Volume) finishDrop(ctx context.Context, tag command.Tag, ino meta.Ino) 
 	return res.Inode
 }
 
-// moved gives a file of another group that was renamed its change time, and fills in what it is. gone: it was replaced.
-func (v *Volume) moved(ctx context.Context, in *meta.Inode, gone bool) {
-	if gone {
+// dropLater is finishDrop for a file that nobody will miss: its only name is gone. It tells whether it is one, and is done beside
+// the caller then. Where another mount gives the file a name at this moment, that mount sees the old count for a moment.
+func (v *Volume) dropLater(tag command.Tag, ino meta.Ino) bool {
+	if v.strict {
+		return false
+	}
+	if in, err := v.inode(ino); err != nil || in.Nlink != 1 {
+		return false
+	}
+	if v.step("dropped") == nil {
+		v.later.unname(ino, txID(tag))
+	}
+	return true
+}
+
+// moved gives a file of another group that was renamed its change time, and fills in what it is.
+func (v *Volume) moved(ctx context.Context, in *meta.Inode) {
+	c := &command.SetAttr{Ino: in.Ino, Set: command.SetCtime, Ctime: fs.Now()}
+	if v.strict {
+		if res, err := v.change(ctx, c); err == nil {
+			*in = res.Inode
+		}
 		return
 	}
-	now := fs.Now()
-	if res, err := v.change(ctx, &command.SetAttr{Ino: in.Ino, Set: command.SetCtime, Ctime: now}); err == nil {
-		*in = res.Inode
+	if here, err := v.inode(in.Ino); err == nil {
+		*in = here
 	}
+	v.later.changed(in.Ino, c.Ctime)
 }
 
 // looseEnds are records of operations that are over, or of which this mount does not know whether they are.

@@ -252,10 +252,11 @@ func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data
 	return v.behind.write(ino, off, data, blocks)
 }
 
-// settled waits until what this mount has written to an inode is what it reads of it.
+// settled waits until what this mount has changed of an inode is what it reads of it.
 func (v *Volume) settled(ino meta.Ino) {
 	if v.behind != nil {
 		v.behind.wait(ino)
+		v.later.wait(ino)
 	}
 }
 

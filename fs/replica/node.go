@@ -182,6 +182,7 @@ func (n *node) start(ctx context.Context) error {
 	}
 	v.workers.Go(func() { n.keepAlive(v.stop) })
 	v.workers.Go(func() { n.loose.run(v.stop, n) })
+	v.workers.Go(func() { v.later.run(v.stop) })
 	return nil
 }
 

@@ -58,6 +58,18 @@ func (v *Volume) Lookup(ctx context.Context, parent meta.Ino, name string) (meta
 	return in, err
 }
 
+// Peek implements fs.SharedVolume.
+func (v *Volume) Peek(parent meta.Ino, name string) (meta.Inode, error) {
+	e, err := v.eng.Meta().Dirent(parent, name)
+	if errors.Is(err, meta.ErrNotFound) {
+		err = syscall.ENOENT
+	}
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	return v.inode(e.Ino)
+}
+
 // Inode implements fs.Volume.
 func (v *Volume) Inode(ctx context.Context, ino meta.Ino) (meta.Inode, error) {
 	v.settled(ino)
@@ -205,6 +217,9 @@ func (v *Volume) Unlink(ctx context.Context, parent meta.Ino, name string) (meta
 		return res.Inode, err
 	}
 	if v.apart(parent, res.Inode.Ino) {
+		if v.dropLater(tag, res.Inode.Ino) {
+			return res.Inode, nil
+		}
 		return v.finishDrop(ctx, tag, res.Inode.Ino), nil
 	}
 	v.orphaned(&res)
@@ -229,17 +244,19 @@ func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string,
 	if err != nil {
 		return err
 	}
-	if flags&unix.RENAME_EXCHANGE == 0 && v.apart(oldParent, res.Replaced.Ino) {
+	exchange := flags&unix.RENAME_EXCHANGE != 0
+	if !exchange && v.apart(oldParent, res.Replaced.Ino) && !v.dropLater(tag, res.Replaced.Ino) {
 		v.finishDrop(ctx, tag, res.Replaced.Ino)
 	}
-	for _, in := range []*meta.Inode{&res.Inode, &res.Replaced} {
-		if v.apart(oldParent, in.Ino) {
-			v.moved(ctx, in, in == &res.Replaced && flags&unix.RENAME_EXCHANGE == 0)
-		}
+	if v.apart(oldParent, res.Inode.Ino) {
+		v.moved(ctx, &res.Inode)
+	}
+	if exchange && v.apart(oldParent, res.Replaced.Ino) {
+		v.moved(ctx, &res.Replaced)
 	}
 	v.orphaned(&res)
 	v.watch.renamed(newParent, newName, &res.Inode)
-	if flags&unix.RENAME_EXCHANGE != 0 {
+	if exchange {
 		v.watch.renamed(oldParent, oldName, &res.Replaced)
 	}
 	return nil

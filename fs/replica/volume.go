@@ -64,6 +64,7 @@ type Volume struct {
 	mgr      *consensus.Manager
 	node     *node   // nil: no cluster
 	behind   *behind // nil: no cluster
+	later    *later  // likewise
 
 	groups  atomic.Pointer[[]*group] // by slot, nil where there is none; nil while opening
 	groupMu sync.Mutex               // held by who changes it
@@ -81,7 +82,10 @@ type Volume struct {
 	closed  sync.Once
 }
 
-var _ fs.Volume = (*Volume)(nil)
+var (
+	_ fs.Volume       = (*Volume)(nil)
+	_ fs.SharedVolume = (*Volume)(nil)
+)
 
 // Open opens the store in dir, applies what the logs hold beyond the metadata, and frees what was unlinked but open
 // when the store was last in use.
@@ -135,7 +139,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 			return nil, fmt.Errorf("store %s: %w", dir, err)
 		}
 		connect = v.node.transport
-		v.behind = newBehind(v, o.Memory, v.node.timeout)
+		v.behind, v.later = newBehind(v, o.Memory, v.node.timeout), newLater(v)
 	}
 	v.mgr, err = consensus.Open(consensus.Config{
 		Transport:  connect,
@@ -212,6 +216,7 @@ func (v *Volume) Close() (err error) {
 	v.closed.Do(func() {
 		if v.behind != nil {
 			v.behind.waitAll()
+			v.later.waitAll()
 		}
 		close(v.stop)
 		v.workers.Wait()
