@@ -118,8 +118,10 @@ bench-png:
 	@./.ci/needs bench_png
 	@CGO_ENABLED=0 $(GO) run ./test/bench/png $(PNGBENCHFLAGS)
 
+# GlusterFS takes part where it is installed or can be.
 bench-cluster:
-	@./.ci/needs bench
+	@./.ci/needs bench_cluster
+	@./.ci/needs bench_cluster_optional || echo 'without GlusterFS, then' >&2
 	@$(GO) run ./test/bench -cluster $(BENCHFLAGS)
 
 fmt:
@@ -150,6 +152,6 @@ help:
 	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make bench-png  how small and how fast PNG files become, beside other optimisers (part of make bench); PNGBENCHFLAGS=-json'
-	@echo 'make bench-cluster  three nodes on this machine beside a store that stands alone'
+	@echo 'make bench-cluster  three nodes on this machine beside a store that stands alone, and GlusterFS'
 	@echo 'make fmt      format the source'
 	@echo 'make install  install bin/vde, the helpers of mount(8) and umount(8), and completion under PREFIX=$(PREFIX); make uninstall'
