@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,7 +270,7 @@ func TestSnapshotOtherBytes(t *testing.T) {
 	t.Parallel()
 	tr, h, _ := behindProxy(t, time.Minute, 0, func() (forward, backward int64) { return -1, -1 })
 	m := snapMessage(5)
-	m.Snapshot.Data = bytes.Repeat([]byte{7}, snapshotIDSize)
+	m.Snapshot.Data = bytes.Repeat([]byte{7}, SnapshotIDSize)
 	send := func(s *outgoingSnapshot, stop int64) error {
 		conn, _, err := tr.dial(context.Background(), tr.peer(2), kindSnapshot)
 		if err != nil {
@@ -279,7 +281,7 @@ func TestSnapshotOtherBytes(t *testing.T) {
 		if err := w.writeTo(conn, "g", m); err != nil {
 			t.Fatal(err)
 		}
-		at, _, err := readPosition(conn)
+		_, at, err := readPosition(conn)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -358,6 +360,99 @@ func TestSnapshotThatIsNotWanted(t *testing.T) {
 	err := tr.SendSnapshot(context.Background(), "g", snapMessage(5), bytes.NewReader(make([]byte, 200*snapshotChunk)))
 	if !errors.Is(err, ErrRefused) || !bytes.Contains([]byte(err.Error()), []byte("none for me")) {
 		t.Fatal(err)
+	}
+}
+
+// keeper is a handler that has kept a part of the snapshot, and begins with refusals.
+type keeper struct {
+	inbox
+	refusals atomic.Int64
+	has      []byte
+	got      chan taken
+}
+
+func (h *keeper) ReceiveSnapshot(_ string, _ *pb.Message, data io.Reader) error {
+	if h.refusals.Add(-1) >= 0 {
+		return errors.New("not open yet")
+	}
+	if len(h.has) > 0 {
+		data.(Resumable).GoOn(int64(len(h.has)), crc32.Checksum(h.has, castagnoli))
+	}
+	d, err := io.ReadAll(data)
+	h.got <- taken{slices.Concat(h.has, d), err}
+	return err
+}
+
+// TestSnapshotGoesOnAfterARestart replaces the receiver, in the middle of a snapshot, by
+// one that knows of nothing but what its handler has kept.
+func TestSnapshotGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	const chunks, cutAfter = 60, 20
+	data := randomBytes(3, chunks*snapshotChunk+77)
+	other := randomBytes(4, chunks*snapshotChunk)
+	for _, c := range []struct {
+		name string
+		has  []byte
+		want error // of the sender
+	}{
+		{"everything that was written", data[:cutAfter*snapshotChunk], nil},
+		{"a part of it", data[:(cutAfter-3)*snapshotChunk], nil},
+		{"nothing, of little", nil, nil},
+		{"more than was sent", data, errTooOld},
+		{"other bytes", other[:cutAfter*snapshotChunk], ErrRefused},
+		{"another place", data[:cutAfter*snapshotChunk-1], errTooOld},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ca := newAuthority(t)
+			listen := func(id uint64, h Handler) *TCP {
+				tr, err := ListenTCP(TCPConfig{ID: id, Listen: "127.0.0.1:0", TLS: ca.node(t, id)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = tr.Close() })
+				if err := tr.Start(h); err != nil {
+					t.Fatal(err)
+				}
+				return tr
+			}
+			one := listen(1, &inbox{})
+			first := listen(2, &taker{})
+			one.SetPeer(2, first.Addr())
+			// The sender reads so far, and then the first receiver goes.
+			read, paused, reached := 0, false, make(chan struct{})
+			src := bytes.NewReader(data)
+			done := make(chan error, 1)
+			replaced := make(chan struct{})
+			go func() {
+				done <- one.SendSnapshot(context.Background(), "g", snapMessage(5), readerFunc(func(p []byte) (int, error) {
+					if read >= cutAfter*snapshotChunk && !paused {
+						paused = true
+						close(reached)
+						<-replaced
+					}
+					n, err := src.Read(p)
+					read += n
+					return n, err
+				}))
+			}()
+			<-reached
+			_ = first.Close()
+			h := &keeper{has: c.has, got: make(chan taken, 1)}
+			h.refusals.Store(2)
+			one.SetPeer(2, listen(2, h).Addr())
+			close(replaced)
+			err := <-done
+			if !errors.Is(err, c.want) || c.want == nil && err != nil {
+				t.Fatalf("%v, want %v", err, c.want)
+			}
+			if c.want != nil {
+				return
+			}
+			if got := <-h.got; got.err != nil || !bytes.Equal(got.data, data) {
+				t.Fatalf("%d bytes arrived, %v, sent were %d", len(got.data), got.err, len(data))
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -20,19 +21,43 @@ import (
 // another one and the receiver says from which byte to go on; to its Handler it is one
 // stream that paused. The sender's data cannot be read twice: what may be on its way it
 // keeps, and what is older the receiver has, or the snapshot has failed.
+//
+// So it is when the receiver was started anew in the middle of it: what its Handler has
+// kept (Resumable) is what it has.
+
+// Resumable is what a TCP transport hands to ReceiveSnapshot as data, for a Handler that
+// keeps what arrives: it may have a part of the snapshot from before its process was
+// started anew. The snapshot has not been taken, and the sender may come again with it,
+// if ReceiveSnapshot fails before it has called Read or GoOn.
+type Resumable interface {
+	// Read returns at most one chunk, and a whole one where p has room for SnapshotChunk
+	// bytes.
+	io.Reader
+	// Identity names the snapshot: whatever comes from a Resumable of the same identity are
+	// bytes of the same sequence.
+	Identity() [SnapshotIDSize]byte
+	// GoOn says that the first n bytes are there, with the CRC-32C crc. Read then returns
+	// what follows. It is called before Read or not at all. n is where a chunk ended. That
+	// the sender has other bytes is noticed at the end, where Read then fails.
+	GoOn(n int64, crc uint32)
+}
 
 const (
-	snapshotIDSize = 16
+	// SnapshotIDSize is the size of a snapshot's identity, in bytes.
+	SnapshotIDSize = 16
+	// SnapshotChunk is the largest piece that a snapshot is sent in, in bytes.
+	SnapshotChunk = snapshotChunk
 	// keptChunks is how many chunks a sender keeps, more than snapshotBuffer on both sides
 	// can hold: the kernel doubles what it is told.
 	keptChunks     = 48
 	snapshotBuffer = 2 << 20 // of the sockets, in bytes
 	// resumePatience is how long a receiver waits for a sender to come back, and how long
-	// it remembers how a snapshot ended.
+	// it remembers how a snapshot ended; also how long a sender tries to get further. A
+	// node takes some seconds to be started again.
 	resumePatience = 30 * time.Second
-	// resumeTries is how often in a row a sender tries to go on in vain.
-	resumeTries = 6
-	maxArriving = 1024 // snapshots, those of the last resumePatience included
+	maxArriving    = 1024 // snapshots, those of the last resumePatience included
+	// positionTimeout is how long a receiver may take to look at what it has kept.
+	positionTimeout = 6 * ioTimeout
 
 	trailerSize = 13
 	positionLen = 9
@@ -48,11 +73,14 @@ const (
 const (
 	goOn    = 0 // from the byte that follows
 	settled = 1 // the snapshot has arrived before; what follows is the outcome, as at the end
+	notNow  = 2 // nobody took it; what follows is why, as at the end
 )
 
 var (
 	// errTooOld ends a snapshot of which the receiver lacks more than the sender kept.
 	errTooOld = errors.New("transport: the receiver lacks bytes that the sender has no more")
+	// errNotNow is beside ErrRefused where the snapshot was not taken: it can be sent again.
+	errNotNow = errors.New("transport: the peer takes no snapshot now")
 	// errGivenUp is what the receiver's Handler reads when the sender cannot go on.
 	errGivenUp = errors.New("transport: the sender has given up")
 )
@@ -62,6 +90,7 @@ var (
 // Invariant: kept holds the chunks from kept[0].at to total without a gap, each sealed.
 type outgoingSnapshot struct {
 	data  io.Reader
+	there int64  // bytes that the receiver has said it has
 	total int64  // bytes read
 	crc   uint32 // of these
 	kept  []keptChunk
@@ -135,7 +164,7 @@ func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, dat
 	if p == nil {
 		return fmt.Errorf("%w: node %d", ErrUnknownPeer, m.GetTo())
 	}
-	id := make([]byte, snapshotIDSize)
+	id := make([]byte, SnapshotIDSize)
 	if _, err := rand.Read(id); err != nil {
 		return fmt.Errorf("transport: no random bytes: %w", err)
 	}
@@ -144,18 +173,17 @@ func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, dat
 		Snapshot: &pb.Snapshot{Metadata: m.GetSnapshot().GetMetadata(), Data: id},
 	}
 	s := &outgoingSnapshot{data: data}
-	backoff := backoffFirst
-	for tries := 0; ; tries++ {
-		before := s.total
+	backoff, since := backoffFirst, time.Now()
+	for {
+		total, there := s.total, s.there
 		err := t.sendOnce(ctx, p, group, m, s)
 		if err == nil {
 			return nil
 		}
-		if s.total > before {
-			tries, backoff = 0, backoffFirst
+		if s.total > total || s.there > there {
+			backoff, since = backoffFirst, time.Now()
 		}
-		final := ctx.Err() != nil || t.ctx.Err() != nil || s.err != nil || s.total == 0 || errors.Is(err, ErrRefused) || errors.Is(err, errTooOld)
-		if final || tries == resumeTries {
+		if !s.canGoOn(err) || ctx.Err() != nil || t.ctx.Err() != nil || time.Since(since) > t.patience {
 			return fmt.Errorf("transport: sending a snapshot to node %d: %w", p.id, errors.Join(err, ctx.Err()))
 		}
 		t.cfg.Logger.WithError(err).Infof("raft transport: a snapshot for node %d broke off after %d bytes and is taken up again", p.id, s.total)
@@ -166,6 +194,13 @@ func (t *TCP) SendSnapshot(ctx context.Context, group string, m *pb.Message, dat
 		}
 		backoff = min(2*backoff, backoffLast)
 	}
+}
+
+// canGoOn tells whether it makes sense to go on over another connection after err. Where
+// nothing was sent yet, who wants the snapshot to be sent tries again.
+func (s *outgoingSnapshot) canGoOn(err error) bool {
+	refused := errors.Is(err, ErrRefused) && !errors.Is(err, errNotNow)
+	return s.total > 0 && s.err == nil && !refused && !errors.Is(err, errTooOld)
 }
 
 // sendOnce sends what the other side lacks of a snapshot over one connection.
@@ -184,14 +219,21 @@ func (t *TCP) sendOnce(ctx context.Context, p *peer, group string, m *pb.Message
 	if err := frames.writeTo(conn, group, m); err != nil {
 		return err
 	}
-	at, isSettled, err := readPosition(conn)
+	if s.total > 0 {
+		_ = conn.SetReadDeadline(time.Now().Add(positionTimeout))
+	}
+	kind, at, err := readPosition(conn)
 	if err != nil {
 		return err
 	}
 	_ = conn.SetDeadline(time.Time{})
-	if isSettled {
+	switch kind {
+	case settled:
 		return readAnswer(conn)
+	case notNow:
+		return fmt.Errorf("%w: %w", errNotNow, cmp.Or(readAnswer(conn), errFrame))
 	}
+	s.there = max(s.there, at)
 	begin, first := time.Now(), at
 	for {
 		frame, err := s.chunk(at)
@@ -234,15 +276,15 @@ func writePosition(w io.Writer, kind byte, at int64) error {
 	return err
 }
 
-func readPosition(r io.Reader) (at int64, isSettled bool, err error) {
+func readPosition(r io.Reader) (kind byte, at int64, err error) {
 	b, err := readFrame(r, nil, positionLen)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
-	if len(b) != positionLen || b[0] > settled {
-		return 0, false, fmt.Errorf("%w: no position in a snapshot", errFrame)
+	if len(b) != positionLen || b[0] > notNow {
+		return 0, 0, fmt.Errorf("%w: no position in a snapshot", errFrame)
 	}
-	return int64(binary.LittleEndian.Uint64(b[1:]) & (1<<63 - 1)), b[0] == settled, nil
+	return b[0], int64(binary.LittleEndian.Uint64(b[1:]) & (1<<63 - 1)), nil
 }
 
 // arrivalKey says where snapshots come from: one sender sends one of a group at a time.
@@ -255,15 +297,17 @@ type arrivalKey struct {
 type arrival struct {
 	t   *TCP
 	key arrivalKey
-	id  [snapshotIDSize]byte
+	id  [SnapshotIDSize]byte
 
 	chunks chan []byte   // to Read; closed behind the last one
 	free   chan []byte   // buffers that Read has done with
 	cut    chan struct{} // closed by giveUp
+	taken  chan struct{} // closed when the Handler has begun to read
 	done   chan struct{} // closed when the Handler has returned err
 	err    error
 
-	feeding sync.Mutex // held by the connection that feeds; guards at, crc and whole
+	take    sync.Once  // closes taken
+	feeding sync.Mutex // held by the connection that feeds; guards at (from when taken is closed on), crc and whole
 	at      int64      // bytes that were verified and given to Read
 	crc     uint32
 	whole   bool
@@ -280,7 +324,7 @@ type arrival struct {
 // of the same sender and group that it takes the place of is given up.
 func (t *TCP) arrivalOf(from uint64, group string, m *pb.Message) (*arrival, error) {
 	id := m.GetSnapshot().GetData()
-	if len(id) != snapshotIDSize {
+	if len(id) != SnapshotIDSize {
 		return nil, fmt.Errorf("%w: a snapshot without an identity", errFrame)
 	}
 	key := arrivalKey{from, group}
@@ -299,8 +343,9 @@ func (t *TCP) arrivalOf(from uint64, group string, m *pb.Message) (*arrival, err
 		return nil, fmt.Errorf("transport: %d snapshots are arriving already", len(t.arriving))
 	}
 	a := &arrival{
-		t: t, key: key, id: [snapshotIDSize]byte(id),
-		chunks: make(chan []byte), free: make(chan []byte, 2), cut: make(chan struct{}), done: make(chan struct{}),
+		t: t, key: key, id: [SnapshotIDSize]byte(id),
+		chunks: make(chan []byte), free: make(chan []byte, 2), cut: make(chan struct{}),
+		taken: make(chan struct{}), done: make(chan struct{}),
 	}
 	t.arriving[key] = a
 	m.Snapshot.Data = nil
@@ -313,8 +358,29 @@ func (t *TCP) arrivalOf(from uint64, group string, m *pb.Message) (*arrival, err
 func (a *arrival) run(m *pb.Message) {
 	defer a.t.work.Done()
 	a.err = a.t.h.ReceiveSnapshot(a.key.group, m, a)
+	if a.err != nil && !a.isTaken() {
+		a.forget() // there is no outcome: who comes again asks again
+	}
 	close(a.done)
 	a.wait()
+}
+
+func (a *arrival) isTaken() bool {
+	select {
+	case <-a.taken:
+		return true
+	default:
+		return false
+	}
+}
+
+// forget makes the transport forget the arrival.
+func (a *arrival) forget() {
+	a.t.mu.Lock()
+	defer a.t.mu.Unlock()
+	if a.t.arriving[a.key] == a {
+		delete(a.t.arriving, a.key)
+	}
 }
 
 // wait gives the sender time to come back; after that the arrival is forgotten.
@@ -326,11 +392,7 @@ func (a *arrival) wait() {
 	}
 	a.timer = time.AfterFunc(a.t.patience, func() {
 		a.giveUp(fmt.Errorf("transport: node %d did not go on with a snapshot for %v: %w", a.key.from, a.t.patience, io.ErrUnexpectedEOF))
-		a.t.mu.Lock()
-		defer a.t.mu.Unlock()
-		if a.t.arriving[a.key] == a {
-			delete(a.t.arriving, a.key)
-		}
+		a.forget()
 	})
 }
 
@@ -372,8 +434,20 @@ func (a *arrival) giveUp(cause error) {
 	}
 }
 
-// Read is the Handler's side.
+// Identity implements Resumable.
+func (a *arrival) Identity() [SnapshotIDSize]byte { return a.id }
+
+// GoOn implements Resumable.
+func (a *arrival) GoOn(n int64, crc uint32) {
+	a.take.Do(func() {
+		a.at, a.crc = n, crc
+		close(a.taken)
+	})
+}
+
+// Read implements Resumable.
 func (a *arrival) Read(p []byte) (int, error) {
+	a.GoOn(0, 0)
 	if len(a.rest) == 0 {
 		if a.last != nil {
 			select {
@@ -497,10 +571,17 @@ func (t *TCP) serveSnapshot(conn net.Conn, from uint64) error {
 	}
 	a.attach(conn)
 	defer a.detach(conn)
+	select {
+	case <-a.taken:
+	case <-a.done:
+	}
 	kind := byte(goOn)
 	select {
 	case <-a.done:
 		kind = settled
+		if a.err != nil && !a.isTaken() {
+			kind = notNow
+		}
 	default:
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(ioTimeout))
