@@ -44,6 +44,7 @@ func (s *sim) check() {
 			if rep.sleep.asleep.Load() {
 				s.asleep++
 			}
+			s.noteChange(g, rep.store.confIndex)
 			if rep.state != raft.StateLeader {
 				continue
 			}
@@ -63,6 +64,31 @@ func (s *sim) check() {
 	s.checkLeases()
 	if s.now%25 == 0 {
 		s.checkLogs()
+	}
+}
+
+// noteChange takes note of an entry that changed the membership; it may also be the last one of a snapshot, and is then of any kind.
+func (s *sim) noteChange(g *Group, index uint64) {
+	if s.changes[g.name] == nil {
+		s.changes[g.name] = map[uint64]bool{}
+	}
+	if s.changes[g.name][index] {
+		return
+	}
+	if es, err := g.log.Entries(nil, index, index+1, 1); err == nil && len(es) == 1 && es[0].Type.IsConfChange() {
+		s.changes[g.name][index] = true
+	}
+}
+
+// checkMembership: a node that was started again has the membership of the last change that is part of its state. What came
+// with a snapshot is left out.
+func (s *sim) checkMembership(n *simNode, g *Group) {
+	rep := g.rep.Load()
+	for at := range s.changes[g.name] {
+		if at > rep.hard.SnapIndex && at <= g.AppliedIndex() && at > rep.store.confIndex {
+			s.fail("group %s: node %d has applied entry %d and has the membership of entry %d, not that of %d", g.name, n.id, g.AppliedIndex(), rep.store.confIndex, at)
+			return
+		}
 	}
 }
 

@@ -1,10 +1,10 @@
 package consensus
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -57,19 +57,45 @@ func (s *sim) deliver() {
 		return
 	}
 	n := s.node(msg.to)
+	if msg.snapshot != nil {
+		s.deliverSnapshot(n, msg)
+		return
+	}
 	s.on(n, func() {
 		g, ok := n.m.GetGroup(GroupID(msg.group))
 		if !ok {
 			return
 		}
 		m := proto.Clone(msg.m).(*pb.Message)
-		if msg.snapshot != nil {
-			_ = g.receiveSnapshot(g.rep.Load(), m, bytes.NewReader(msg.snapshot))
-			return
-		}
 		_ = g.stepReplica(g.rep.Load(), func() error { return g.rep.Load().step(m) })
 	})
 }
+
+// deliverSnapshot delivers a snapshot, in the middle of which the node may crash: then its
+// sender has it still and goes on.
+func (s *sim) deliverSnapshot(n *simNode, msg simMessage) {
+	if n.up && n.crashIn == 0 && !s.healing && s.more.IntN(4) > 0 {
+		n.crashIn = 1 + s.more.IntN(8)
+		defer func() { n.crashIn = 0 }()
+	}
+	life := n.life
+	s.on(n, func() {
+		g, ok := n.m.GetGroup(GroupID(msg.group))
+		if !ok {
+			return
+		}
+		_ = g.receiveSnapshot(g.rep.Load(), proto.Clone(msg.m).(*pb.Message), &simSnapshot{s: s, id: msg.id, all: msg.snapshot, rest: msg.snapshot})
+	})
+	if n.life != life {
+		msg.begun = true
+	}
+	if msg.begun && (n.life != life || !n.up) {
+		s.wire = append(s.wire, msg)
+	}
+}
+
+// padding makes a few commands fill a segment of the log: else nothing is ever given up, and nobody needs a snapshot.
+var padding = strings.Repeat(".", 500)
 
 // client makes a client ask a node for something.
 func (s *sim) client(n *simNode) {
@@ -83,7 +109,7 @@ func (s *sim) client(n *simNode) {
 		var err error
 		if s.rng.IntN(3) > 0 {
 			s.values++
-			op.value = strconv.Itoa(s.values)
+			op.value = strconv.Itoa(s.values) + padding
 			err = g.stepReplica(rep, func() error { return rep.propose([]byte(op.key+"="+op.value), op.t) })
 		} else {
 			err = g.stepReplica(rep, func() error { return rep.read(op.t) })

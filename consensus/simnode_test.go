@@ -3,8 +3,10 @@ package consensus
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/gob"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"os"
@@ -161,7 +163,9 @@ func (n *simNode) start() {
 		// A group of which this node is the only voter opens as one that is alone.
 		if _, err := group.ensureReplica(); err != nil {
 			s.fail("node %d group %s: %v", n.id, g, err)
+			continue
 		}
+		s.checkMembership(n, group)
 	}
 	s.log("node %d is up", n.id)
 }
@@ -193,7 +197,39 @@ func (t *simTransport) SendSnapshot(_ context.Context, group string, m *pb.Messa
 		return err
 	}
 	if t.alive() {
-		t.n.s.wire = append(t.n.s.wire, simMessage{from: t.n.id, to: m.GetTo(), group: group, m: proto.Clone(m).(*pb.Message), snapshot: b})
+		s := t.n.s
+		s.snapshots++
+		s.wire = append(s.wire, simMessage{from: t.n.id, to: m.GetTo(), group: group, m: proto.Clone(m).(*pb.Message), snapshot: b, id: s.snapshots})
 	}
 	return nil
+}
+
+// simSnapshot is a snapshot as it arrives, in small chunks.
+type simSnapshot struct {
+	s         *sim
+	id        uint64
+	all, rest []byte
+}
+
+func (d *simSnapshot) Identity() (id [transport.SnapshotIDSize]byte) {
+	binary.LittleEndian.PutUint64(id[:], d.id)
+	return id
+}
+
+func (d *simSnapshot) GoOn(n int64, crc uint32) {
+	if n > int64(len(d.all)) || crc != crc32.Checksum(d.all[:n], castagnoli) {
+		d.s.fail("a snapshot of %d bytes is gone on with behind %d others", len(d.all), n)
+		return
+	}
+	d.rest = d.all[n:]
+	d.s.resumed++
+}
+
+func (d *simSnapshot) Read(p []byte) (int, error) {
+	if len(d.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, d.rest[:min(64, len(d.rest))])
+	d.rest = d.rest[n:]
+	return n, nil
 }

@@ -19,15 +19,18 @@ type sentSnapshot struct {
 const snapshotPatience = 400
 
 // spare is the last index of the log that can be given up as far as the other members
-// are concerned. It takes g.mu.
+// and the engine are concerned. It takes g.mu.
 func (g *Group) spare(rep *replica) uint64 {
 	g.mu.Lock()
 	lacking, promised := rep.lacking()
+	// The engine looks through the entries of a batch for changes of the membership until
+	// it is told that all of them are applied, which the state machine may be ahead of.
+	known := rep.applied
 	g.mu.Unlock()
 	// What a member lacks is kept within bounds, what it will lack after the snapshot
 	// that it is getting in any case.
 	within := max(lacking, g.log.Tail(g.m.cfg.LogTailMax))
-	return min(g.log.Tail(g.m.cfg.LogTail), within, promised)
+	return min(g.log.Tail(g.m.cfg.LogTail), within, promised, known)
 }
 
 // lacking returns, for a leader, the index after which its slowest member needs
