@@ -14,6 +14,8 @@ const balanceTicks = 40
 // by at least two groups. The share of a group's node is one over the number of
 // the group's voters, summed over the groups it votes in.
 //
+// Groups that this node itself uses most stay; see moveToUsers.
+//
 // It knows only what its own groups tell: who leads them. The node that gets the
 // group is the one of its voters that leads the fewest of these.
 func (m *Manager) balance() {
@@ -32,7 +34,7 @@ func (m *Manager) balance() {
 			continue
 		}
 		g.mu.Lock()
-		leader, state := rep.leader, rep.state
+		leader, state, settled := rep.leader, rep.state, rep.settledHere()
 		g.mu.Unlock()
 		voters := rep.store.membership().GetVoters()
 		if !slices.Contains(voters, me) || rep.store.inJoint() {
@@ -40,7 +42,7 @@ func (m *Manager) balance() {
 		}
 		share += 1 / float64(len(voters))
 		lead[leader]++
-		if state == raft.StateLeader {
+		if state == raft.StateLeader && !settled {
 			mine = append(mine, candidate{g, rep, voters})
 		}
 	}

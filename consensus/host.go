@@ -526,6 +526,9 @@ func (m *Manager) tickLoop() {
 			return
 		case <-timer.C:
 		}
+		if ticks%localityTicks == 0 {
+			m.moveToUsers()
+		}
 		if ticks%balanceTicks == 0 {
 			m.balance()
 		}

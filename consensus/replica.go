@@ -42,6 +42,7 @@ type replica struct {
 	// (MsgSnap) carry their metadata only: the driver adds the data.
 	out     []*pb.Message
 	news    news
+	usage   usage
 	appendQ []*pb.Message
 	applyQ  []*pb.Message
 
@@ -212,6 +213,7 @@ func (r *replica) collect() {
 		if s := rd.SoftState; s != nil {
 			if s.RaftState != r.state {
 				r.news.reset()
+				r.usage = usage{led: r.ticks}
 			}
 			if s.Lead != r.leader {
 				r.leaderChanged()
@@ -302,6 +304,9 @@ func (r *replica) step(m *pb.Message) error {
 		if r.full != nil && (m.GetType() == pb.MsgProp || m.GetType() == pb.MsgTimeoutNow) {
 			return nil // somebody else should lead
 		}
+		if m.GetType() == pb.MsgReadIndex {
+			r.used(m.GetFrom())
+		}
 		if r.refusesVote(m) || r.answerLeased(m) {
 			return nil
 		}
@@ -314,6 +319,7 @@ func (r *replica) step(m *pb.Message) error {
 		if m.GetType() == pb.MsgProp && r.state == raft.StateLeader {
 			r.collect()
 			r.news.proposed(m.GetFrom())
+			r.used(m.GetFrom())
 		}
 		if !sleep {
 			return nil
@@ -365,6 +371,7 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 		}
 		r.seq++
 		r.proposals[seq] = t
+		r.used(r.id)
 		if leading {
 			r.collect()
 			r.locate(t, data, r.appendQ[before:])
@@ -448,6 +455,7 @@ func (r *replica) read(t *ticket) error {
 		return nil
 	}
 	r.wake()
+	r.used(r.id)
 	return r.do(func() error {
 		if !r.exactRead {
 			if commit, ok := r.leased(); ok {
