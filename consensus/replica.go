@@ -307,9 +307,13 @@ func (r *replica) step(m *pb.Message) error {
 		if m.GetType() == pb.MsgReadIndex {
 			r.used(m.GetFrom())
 		}
+		if isTidings(m) {
+			return r.hearTidings(m)
+		}
 		if r.refusesVote(m) || r.answerLeased(m) {
 			return nil
 		}
+		r.refuteWithTidings(m)
 		if n := len(m.GetContext()); n != 0 && n != 8 && (m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgHeartbeatResp) {
 			return nil // the engine would read it as a number
 		}
