@@ -201,15 +201,20 @@ func (f *filesystem) fuseOptions() *fuse.MountOptions {
 			o.Logger.WithField("stack", string(debug.Stack())).Errorf("panic in a request: %v", reason)
 			return fuse.EIO
 		},
-		ExtraCapabilities: fuse.CAP_ASYNC_DIO | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_READDIRPLUS_AUTO |
-			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_SETXATTR_EXT | fuse.CAP_EXPORT_SUPPORT |
-			fuse.CAP_NO_OPENDIR_SUPPORT,
+		ExtraCapabilities: fuse.CAP_ASYNC_DIO | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_SETXATTR_EXT |
+			fuse.CAP_EXPORT_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT,
 		// Passthrough excludes the writeback cache, and makes the mount unfit to lie under an overlay.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
 	}
 	if o.Shared {
 		// The kernel would keep listings.
 		fuseOptions.ExtraCapabilities &^= fuse.CAP_NO_OPENDIR_SUPPORT
+	}
+	if o.Shared || o.NoCache {
+		// What a listing tells of its entries is not kept. Else it is always asked for: the first listing of a directory takes
+		// longer (30,000 names 0.4 s instead of 0.1 s), but who looks at what they name, as find, du and a coloured ls do, is
+		// four to eight times as fast, and the kernel guesses badly which of them it has before it.
+		fuseOptions.ExtraCapabilities |= fuse.CAP_READDIRPLUS_AUTO
 	}
 	if !o.NoWriteback && !o.NoCache {
 		fuseOptions.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE

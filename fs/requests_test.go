@@ -59,7 +59,7 @@ func TestRequests(t *testing.T) {
 				{"chmod", func() { must(unix.Chmod(at("f"), 0o600)) }, "setattr", "setattr"},
 				{"utimes", func() { must(os.Chtimes(at("f"), time.Unix(1, 0), time.Unix(2, 0))) }, "setattr", "setattr"},
 				{"read", read, "open", "open"},
-				{"first listing", list, "readdir readdirplus", "readdir readdirplus"},
+				{"first listing", list, "readdirplus readdirplus", "readdirplus readdirplus"},
 				{"listing", list, "", ""},
 				// It writes the ctime of a file back at once if it has a writeback cache.
 				{"rename", func() { must(unix.Rename(at("f"), at("g"))) }, "lookup rename setattr", "lookup rename"},
