@@ -52,8 +52,8 @@ func (r *replica) refuteWithTidings(m *pb.Message) {
 }
 
 // hearTidings lets the engine know what another node has said, unless there is a leader, who
-// will. To the engine it comes from a leader of its term that has nothing else to say: it
-// takes the sender for that until the next election, which comes soon.
+// will. To the engine it comes from a leader of its term that has nothing else to say, which
+// it is then made to forget.
 func (r *replica) hearTidings(m *pb.Message) error {
 	st := r.rn.BasicStatus()
 	if st.Lead != raft.None || st.RaftState == raft.StateLeader || m.GetIndex() <= st.HardState.GetCommit() {
@@ -63,8 +63,11 @@ func (r *replica) hearTidings(m *pb.Message) error {
 		return nil
 	}
 	index, logTerm := m.GetIndex(), m.GetLogTerm()
-	return r.stepRaft(&pb.Message{
+	if err := r.stepRaft(&pb.Message{
 		Type: pb.MsgApp.Enum(), From: new(m.GetFrom()), To: new(r.id), Term: new(st.HardState.GetTerm()),
 		Index: &index, LogTerm: &logTerm, Commit: &index,
-	})
+	}); err != nil {
+		return err
+	}
+	return r.rn.ForgetLeader()
 }

@@ -304,6 +304,9 @@ func (r *replica) step(m *pb.Message) error {
 		if r.full != nil && (m.GetType() == pb.MsgProp || m.GetType() == pb.MsgTimeoutNow) {
 			return nil // somebody else should lead
 		}
+		if m.GetType() == pb.MsgTransferLeader && r.state != raft.StateLeader {
+			return nil // it would be passed on with the term that it has, which the engine takes for a fault
+		}
 		if m.GetType() == pb.MsgReadIndex {
 			r.used(m.GetFrom())
 		}

@@ -68,6 +68,16 @@ func TestMessagesThatMakeNoSense(t *testing.T) {
 	if want := uint64(3 * (len(bad) + 1)); refused != want {
 		t.Errorf("%d messages were refused, want %d", refused, want)
 	}
+	// Asked for by who took this node for the leader.
+	for id := uint64(1); id <= 3; id++ {
+		n := c.nodes[id]
+		if st := n.g.Status(); st.State != "leader" {
+			receiver{n.m}.Receive("default", &pb.Message{Type: pb.MsgTransferLeader.Enum(), From: new(id%3 + 1), To: new(id), Term: new(st.Term)})
+		}
+		if err := n.g.Err(); err != nil {
+			t.Fatalf("node %d: %v", id, err)
+		}
+	}
 	c.propose(2, "after")
 	c.converged(1, 2, 3)
 }
