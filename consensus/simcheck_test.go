@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -126,7 +127,11 @@ func logTerms(g *Group) (first uint64, terms []uint64) {
 		}
 		terms = append(terms, term)
 	}
-	for _, m := range g.rep.Load().appendQ {
+	waiting := g.rep.Load().appendQ
+	if w := g.drive.unfinished; w != nil { // for a disk that is full
+		waiting = slices.Concat(w.msgs, waiting)
+	}
+	for _, m := range waiting {
 		for _, e := range m.GetEntries() {
 			if e.GetIndex() >= first && e.GetIndex()-first <= uint64(len(terms)) {
 				terms = append(terms[:e.GetIndex()-first], e.GetTerm())
