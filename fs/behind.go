@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vdefs/vde/meta"
 )
 
 // failures remember, per node id, writes that failed after they were answered (WriteBehind). As on a disk filesystem, each file
@@ -65,6 +67,56 @@ func (f *filesystem) mayWriteBehind(in *fuse.WriteIn) bool {
 	return f.others != nil && !f.options.NoCache &&
 		in.WriteFlags&(fuse.WRITE_CACHE|fuse.WRITE_KILL_SUIDGID) == 0 &&
 		in.Flags&(syscall.O_DIRECT|syscall.O_SYNC|syscall.O_DSYNC|syscall.O_APPEND) == 0
+}
+
+// maySetBehind tells whether a change of attributes may be done after it was answered: of a file that was made here and not
+// closed yet nobody else is promised anything.
+func (f *filesystem) maySetBehind(in *fuse.SetAttrIn) bool {
+	const these = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW |
+		fuse.FATTR_FH | fuse.FATTR_LOCKOWNER | fuse.FATTR_KILL_SUIDGID
+	return f.others != nil && !f.options.NoCache && in.Valid&^these == 0 && f.nodes.get(in.NodeId).fresh
+}
+
+// setACLBehind is maySetBehind and the change itself, for an access ACL that the mode says all of: cp -a sets the mode so. false: it is
+// to be done at once.
+func (f *filesystem) setACLBehind(node uint64, ino meta.Ino, value []byte, killSGID bool) bool {
+	if f.others == nil || f.options.NoCache || !f.nodes.get(node).fresh || !f.others.SetACLBehind(ino, value, killSGID) {
+		return false
+	}
+	f.closedMeanwhile(node)
+	return true
+}
+
+// copyBehindMax is the largest copy in bytes that is made by reading and writing behind.
+const copyBehindMax = 64 << 10
+
+// copyBehind copies a little into a file that was made here and not closed yet, as if the program had read and written it: blocks
+// are not shared then, which would have to be done at once. false: it is to be done so.
+func (f *filesystem) copyBehind(in *fuse.CopyFileRangeIn, src, dst meta.Ino) (uint32, bool) {
+	if f.others == nil || f.options.NoCache || src == dst || in.FhOut&handleDirect != 0 || !f.nodes.get(in.NodeIdOut).fresh {
+		return 0, false
+	}
+	from, err := f.volume.Inode(f.ctx, src)
+	if err != nil || from.Size <= in.OffIn || min(from.Size-in.OffIn, in.Len) > copyBehindMax {
+		return 0, false
+	}
+	data := make([]byte, min(from.Size-in.OffIn, in.Len))
+	n, err := f.volume.Read(f.ctx, src, in.OffIn, data)
+	if err != nil || n == 0 {
+		return 0, false
+	}
+	if _, err := f.volume.Write(f.ctx, dst, in.OffOut, data[:n], WriteBehind); err != nil {
+		return 0, false
+	}
+	f.closedMeanwhile(in.NodeIdOut)
+	return uint32(n), true
+}
+
+// closedMeanwhile settles a file that was closed while something was noted: nobody need ask for it again.
+func (f *filesystem) closedMeanwhile(node uint64) {
+	if !f.nodes.get(node).fresh {
+		f.settle(node)
+	}
 }
 
 // settle waits for writes that are behind.

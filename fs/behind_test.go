@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
@@ -21,7 +23,8 @@ type lazy struct {
 	mu     sync.Mutex
 	noted  map[meta.Ino][]func() error
 	loses  bool
-	behind int // writes that were noted
+	behind int    // writes that were noted
+	set    []bool // of each change of attributes: whether it might be noted
 }
 
 var _ SharedVolume = (*lazy)(nil)
@@ -49,6 +52,18 @@ func (v *lazy) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte,
 	})
 	return meta.Inode{Ino: ino}, nil
 }
+
+func (v *lazy) SetAttr(ctx context.Context, ino meta.Ino, change SetAttr) (meta.Inode, error) {
+	if err := v.Settle(ctx, ino); err != nil {
+		return meta.Inode{}, err
+	}
+	v.mu.Lock()
+	v.set = append(v.set, change.Behind)
+	v.mu.Unlock()
+	return v.memVolume.SetAttr(ctx, ino, change)
+}
+
+func (v *lazy) SetACLBehind(meta.Ino, []byte, bool) bool { return false }
 
 func (v *lazy) Settle(_ context.Context, ino meta.Ino) error {
 	v.mu.Lock()
@@ -192,4 +207,39 @@ func TestWriteBehindFails(t *testing.T) {
 	if err := open().Sync(); err != nil {
 		t.Errorf("a file opened when all others were closed was told: %v", err)
 	}
+}
+
+// TestWhatIsSetBehind: attributes of a file that was made here, until a descriptor of it is closed.
+func TestWhatIsSetBehind(t *testing.T) {
+	dir, v := mountLazy(t)
+	path := filepath.Join(dir, "f")
+	var want []bool
+	expect := func(what string, err error, behind ...bool) {
+		t.Helper()
+		want = append(want, behind...)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if err != nil || !slices.Equal(v.set, want) {
+			t.Fatalf("%s: %v, %v, want %v", what, err, v.set, want)
+		}
+	}
+	f, err := os.Create(path)
+	expect("create", err)
+	expect("chmod", f.Chmod(0o640), true)
+	expect("chmod by its path", os.Chmod(path, 0o600), true)
+	expect("chown", f.Chown(1, 2), true)
+	expect("utimes", os.Chtimes(path, time.Unix(1, 0), time.Unix(2, 0)), true)
+	expect("truncate", f.Truncate(100), false)
+	g, err := os.OpenFile(path, os.O_WRONLY, 0)
+	expect("another open", err)
+	expect("its close", g.Close())
+	expect("chmod after a close", f.Chmod(0o644), false)
+	expect("close", f.Close())
+	expect("chmod after the close", os.Chmod(path, 0o600), false)
+	f, err = os.OpenFile(path, os.O_RDWR|os.O_TRUNC, 0)
+	expect("open and truncate", err, false)
+	expect("chmod of a file that was there", f.Chmod(0o644), false)
+	expect("close of that", f.Close())
+	expect("mkdir", os.Mkdir(filepath.Join(dir, "d"), 0o755))
+	expect("chmod of a directory", os.Chmod(filepath.Join(dir, "d"), 0o700), false)
 }

@@ -18,9 +18,12 @@ import (
 type SharedVolume interface {
 	// AttachKernel tells whom to tell of such changes, before the first request; nil after the last.
 	AttachKernel(Kernel)
-	// Settle returns when what was written with WriteBehind to an inode before the call has taken effect, with the error of
-	// the first write that has not and of which no call has told yet.
+	// Settle returns when what was changed behind (WriteBehind, SetAttr.Behind, SetACLBehind) of an inode before the call has
+	// taken effect, with the error of the first change that has not and of which no call has told yet.
 	Settle(ctx context.Context, ino meta.Ino) error
+	// SetACLBehind sets an access ACL as SetXattr does, if the mode says all of it, perhaps after the call has returned, until Settle.
+	// false: nothing was done, and it is to be done with SetXattr.
+	SetACLBehind(ino meta.Ino, value []byte, clearSGID bool) bool
 	// Peek is Lookup without asking the others: it tells what this machine knows, which may be of a moment ago.
 	Peek(parent meta.Ino, name string) (meta.Inode, error)
 }

@@ -647,8 +647,6 @@ func (v *memVolume) Xattrs(_ context.Context, ino meta.Ino) ([]string, error) {
 	return names, nil
 }
 
-const accessACL = "system.posix_acl_access"
-
 func (v *memVolume) SetXattr(_ context.Context, ino meta.Ino, name string, value []byte, flags uint32, clearSGID bool) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -34,6 +34,8 @@ type node struct {
 	held bool
 	// unlinked: held, and no name can be given to it any more (unlike a file made by O_TMPFILE).
 	unlinked bool
+	// fresh: it was made through this mount and no descriptor of it has been closed yet.
+	fresh bool
 	// dropCaps: it had file capabilities when it was opened for writing; the first write removes them.
 	dropCaps bool
 	// unsynced counts writes since the last fsync, up to 2. syncs: before that there was one.
@@ -141,6 +143,20 @@ func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
 	}
 	n.dropCaps = n.dropCaps || dropCaps
 	s.m[id] = n
+}
+
+// created notes that a file was made for the handle that has been opened; flushed that a descriptor of one is being closed.
+func (t *nodeTable) created(id uint64) { t.setFresh(id, true) }
+func (t *nodeTable) flushed(id uint64) { t.setFresh(id, false) }
+
+func (t *nodeTable) setFresh(id uint64, fresh bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.m[id]; ok && n.fresh != fresh {
+		n.fresh = fresh
+		s.m[id] = n
+	}
 }
 
 // release takes a handle back, and tells whether it was the last that could write.

@@ -142,7 +142,11 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 			return fuse.Status(syscall.ESTALE)
 		}
 	}
+	change.Behind = f.maySetBehind(in)
 	inode, err := f.volume.SetAttr(f.ctx, ino, change)
+	if err == nil && change.Behind {
+		f.closedMeanwhile(in.NodeId)
+	}
 	if err == nil && valid&(fuse.FATTR_KILL_SUIDGID|fuse.FATTR_SIZE) == fuse.FATTR_KILL_SUIDGID|fuse.FATTR_SIZE {
 		err = f.killSGID(&in.InHeader, &inode)
 	}
@@ -151,6 +155,9 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	}
 	f.changedMeanwhile(in.NodeId, ino)
 	f.fillAttrOut(&inode, out)
+	if change.Behind {
+		out.AttrValid, out.AttrValidNsec = 0, 0 // a guess
+	}
 	return fuse.OK
 }
 

@@ -22,6 +22,9 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 	}
 	f.fillEntry(&inode, &out.EntryOut)
 	f.opened(out.NodeId, in.Flags, false, &out.OpenOut)
+	if f.others != nil {
+		f.nodes.created(out.NodeId)
+	}
 	return fuse.OK
 }
 
@@ -177,6 +180,9 @@ func (f *filesystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if f.locks == nil && f.closing == nil {
 		return fuse.ENOSYS
 	}
+	if f.others != nil {
+		f.nodes.flushed(in.NodeId)
+	}
 	err := f.settleHandle(in.NodeId, in.Fh)
 	f.flushed(in)
 	if f.locks != nil {
@@ -265,14 +271,18 @@ func (f *filesystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) 
 	if err := f.killPriv(&in.InHeader, dst); err != nil {
 		return 0, f.status(opCopyFileRange, dst, err)
 	}
-	n, _, err := f.volume.CopyRange(f.ctx, src, in.OffIn, dst, in.OffOut, min(in.Len, maxCopy))
-	if err != nil {
-		return 0, f.status(opCopyFileRange, dst, err)
+	n, ok := f.copyBehind(in, src, dst)
+	if !ok {
+		copied, _, err := f.volume.CopyRange(f.ctx, src, in.OffIn, dst, in.OffOut, min(in.Len, maxCopy))
+		if err != nil {
+			return 0, f.status(opCopyFileRange, dst, err)
+		}
+		n = uint32(copied)
 	}
 	if in.FhIn&handleNoAtime == 0 {
 		f.touch(src, 0)
 	}
-	return uint32(n), fuse.OK
+	return n, fuse.OK
 }
 
 // Ioctl knows none: chattr and the like are told so.

@@ -9,8 +9,10 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
+const accessACL = "system.posix_acl_access"
+
 func isACL(name string) bool {
-	return name == "system.posix_acl_access" || name == "system.posix_acl_default"
+	return name == accessACL || name == "system.posix_acl_default"
 }
 
 // checkXattrName refuses what no disk filesystem takes: names outside of the known namespaces, and a namespace alone. The
@@ -103,7 +105,11 @@ func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
-	err := f.volume.SetXattr(f.ctx, ino, name, value, in.Flags, in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0)
+	killSGID := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0
+	if name == accessACL && f.setACLBehind(in.NodeId, ino, value, killSGID) {
+		return fuse.OK
+	}
+	err := f.volume.SetXattr(f.ctx, ino, name, value, in.Flags, killSGID)
 	f.changedMeanwhile(in.NodeId, ino) // an ACL is the mode too
 	if err == nil && name == capabilityXattr {
 		f.nodes.wrote(in.NodeId) // new ones stay

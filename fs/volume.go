@@ -95,6 +95,9 @@ type SetAttr struct {
 	Atime, Mtime *meta.Time
 	Ctime        *meta.Time // the kernel's, with its writeback cache; nil: now
 	KillPriv     bool       // clear set-user-id, and set-group-id where the group may execute (FATTR_KILL_SUIDGID); capabilities go too; nothing on directories
+	// Behind: it may be done after the call has returned what the inode will be, until SharedVolume.Settle, which tells of an error.
+	// Every other call on the inode through this volume sees it done.
+	Behind bool
 }
 
 // NewNode describes an inode to be made.

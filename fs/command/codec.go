@@ -178,6 +178,25 @@ func (c *Write) decode(r *reader) {
 	*c = Write{Ino: r.ino(), Off: r.num(), Append: r.bool(), KillPriv: r.bool(), FromCache: r.bool(), Data: r.bytes()}
 }
 
+func (c *Fill) encode(w *writer) {
+	w.num(uint64(c.Ino))
+	w.num(c.Off)
+	w.num(uint64(c.Set))
+	w.num(uint64(c.Mode))
+	w.num(uint64(c.UID))
+	w.num(uint64(c.GID))
+	w.time(c.Atime)
+	w.time(c.Mtime)
+	w.bytes(c.Data)
+}
+
+func (c *Fill) decode(r *reader) {
+	*c = Fill{
+		Ino: r.ino(), Off: r.num(), Set: AttrMask(r.num32()), Mode: r.num32(), UID: r.num32(), GID: r.num32(),
+		Atime: r.time(), Mtime: r.time(), Data: r.bytes(),
+	}
+}
+
 func (c *WriteRef) encode(w *writer) {
 	w.num(uint64(c.Ino))
 	w.num(c.FileBlock)

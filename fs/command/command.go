@@ -59,6 +59,7 @@ const (
 	OpUnfreeze   Op = 36
 
 	OpFinish Op = 37
+	OpFill   Op = 38
 )
 
 // Forms of the encoding.
@@ -154,6 +155,16 @@ type Write struct {
 	Data      []byte
 }
 
+// Fill is a Write and then a SetAttr: what a program does to a file that it has made, before it closes it. Data may be empty.
+type Fill struct {
+	Ino            meta.Ino
+	Off            uint64
+	Set            AttrMask // without SetSize and SetCtime
+	Mode, UID, GID uint32
+	Atime, Mtime   meta.Time
+	Data           []byte
+}
+
 // WriteRef maps blocks that are in the image of the proposing node already: a large write of whole blocks that is not
 // copied through the log. Only a group whose one voter is that node may carry it.
 type WriteRef struct {
@@ -232,6 +243,7 @@ func (*Remove) Op() Op      { return OpRemove }
 func (*Rename) Op() Op      { return OpRename }
 func (*Write) Op() Op       { return OpWrite }
 func (*WriteRef) Op() Op    { return OpWriteRef }
+func (*Fill) Op() Op        { return OpFill }
 func (*Fallocate) Op() Op   { return OpFallocate }
 func (*Share) Op() Op       { return OpShare }
 func (*SetXattr) Op() Op    { return OpSetXattr }
@@ -316,6 +328,8 @@ func empty(op Op) Command {
 		return &Unfreeze{}
 	case OpFinish:
 		return &Finish{}
+	case OpFill:
+		return &Fill{}
 	}
 	return nil
 }
@@ -324,8 +338,11 @@ func empty(op Op) Command {
 // copy: the caller's buffer is free again.
 func Encode(c Command, t meta.Time, tag Tag) []byte {
 	size := 128
-	if w, ok := c.(*Write); ok {
-		size = 64 + len(w.Data)
+	switch c := c.(type) {
+	case *Write:
+		size = 64 + len(c.Data)
+	case *Fill:
+		size = 128 + len(c.Data)
 	}
 	w := &writer{b: make([]byte, 0, size)}
 	if tag.Session == 0 {

@@ -212,6 +212,15 @@ func (a *applier) chmodACL(in *meta.Inode) error {
 	return nil
 }
 
+// ModeOfACL returns the permission bits that an access ACL stands for, if they say all of it.
+func ModeOfACL(value []byte) (mode uint32, ok bool) {
+	l, err := decodeACL(value)
+	if err != nil || l == nil {
+		return 0, false
+	}
+	return l.mode()
+}
+
 // setAccessACL stores an access ACL and the mode that follows from it; one that the mode says all of is not stored.
 func (a *applier) setAccessACL(in *meta.Inode, value []byte, clearSGID bool) error {
 	if in.Mode&unix.S_IFMT == unix.S_IFLNK {

@@ -91,6 +91,8 @@ func (a *applier) apply(c command.Command) error {
 		err = a.rename(c)
 	case *command.Write:
 		err = a.write(c)
+	case *command.Fill:
+		err = a.fill(c)
 	case *command.WriteRef:
 		err = a.writeRef(c)
 	case *command.Fallocate:

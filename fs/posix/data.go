@@ -49,6 +49,19 @@ func (a *applier) write(c *command.Write) error {
 	return a.wrote(in, c.KillPriv, c.FromCache)
 }
 
+// fill is write, then setAttr.
+func (a *applier) fill(c *command.Fill) error {
+	if len(c.Data) > 0 {
+		if err := a.write(&command.Write{Ino: c.Ino, Off: c.Off, Data: c.Data}); err != nil {
+			return err
+		}
+	}
+	return a.setAttr(&command.SetAttr{
+		Ino: c.Ino, Set: c.Set &^ (command.SetSize | command.SetCtime),
+		Mode: c.Mode, UID: c.UID, GID: c.GID, Atime: c.Atime, Mtime: c.Mtime,
+	})
+}
+
 func (a *applier) writeRef(c *command.WriteRef) error {
 	in, err := a.regular(c.Ino)
 	if err != nil {

@@ -9,7 +9,11 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"vdefs/fs"
 	"vdefs/fs/command"
+	"vdefs/fs/posix"
 	"vdefs/vde"
 	"vdefs/vde/meta"
 )
@@ -21,11 +25,16 @@ import (
 // written when they open it after a close (close-to-open), which is what they are promised.
 //
 // Waiting for each write instead costs the time of a majority's disks per request: the kernel sends one after the other.
+//
+// Changes of attributes of a file that was made here and has not been closed yet are noted likewise (fs.SetAttr.Behind): tar, cp -a
+// and rsync set times, owner and mode one by one. They go with the write before them, as one command.
 
 const (
 	behindChunk = 1 << 20 // bytes that are proposed together at most
 	// behindSmall is below what a write that may still be continued is held back while others are on their way.
 	behindSmall = 256 << 10
+	// behindHold is how long a small write is held back when no other is on its way: what follows it may go with it.
+	behindHold = 2 * time.Millisecond
 	// Of one file so much is on its way at a time.
 	behindFlights     = 64
 	behindFlightBytes = 8 << 20
@@ -54,13 +63,16 @@ type behindFile struct {
 	err     error          // of the first that failed since that was last told
 }
 
-// behindWrite is one write, or several that continue each other.
+// behindWrite is one write, or several that continue each other, and what attributes are set to after it. Such a one flies alone.
 type behindWrite struct {
 	number uint64
 	off    uint64
-	data   []byte
-	blocks uint64 // reserved
+	data   []byte           // may be empty, with attr
+	attr   *command.SetAttr // nil: none
+	blocks uint64           // reserved
 	until  time.Time
+	hold   *time.Timer // ends holding it back, once that has begun
+	held   bool        // long enough
 }
 
 func (w *behindWrite) end() uint64 { return w.off + uint64(len(w.data)) }
@@ -94,7 +106,7 @@ func (b *behind) write(ino meta.Ino, off uint64, data []byte, blocks uint64) err
 	}
 	b.bytes += len(data)
 	if n := len(f.waiting); n > 0 {
-		if w := f.waiting[n-1]; w.end() == off && len(w.data)+len(data) <= behindChunk {
+		if w := f.waiting[n-1]; w.attr == nil && w.end() == off && len(w.data)+len(data) <= behindChunk {
 			w.data = append(w.data, data...)
 			w.blocks += blocks
 			b.pumpLocked(ino, f)
@@ -105,6 +117,75 @@ func (b *behind) write(ino meta.Ino, off uint64, data []byte, blocks uint64) err
 	f.waiting = append(f.waiting, &behindWrite{number: f.last, off: off, data: slices.Clone(data), blocks: blocks, until: time.Now().Add(b.within)})
 	b.pumpLocked(ino, f)
 	return nil
+}
+
+// setAttr notes a change of attributes that is to be done, which is made for the inode as it will be before, and returns that as it
+// will be after. It is false if that cannot be said, or nothing can be noted: then the change must be done at once.
+func (b *behind) setAttr(ino meta.Ino, change func(before *meta.Inode) *command.SetAttr) (meta.Inode, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.files[ino]
+	if f != nil && (f.err != nil || slices.ContainsFunc(f.flying, func(w *behindWrite) bool { return w.attr != nil })) {
+		return meta.Inode{}, false
+	}
+	in, err := b.v.inode(ino)
+	if err != nil || in.Mode&unix.S_IFMT != unix.S_IFREG || in.Flags&meta.FlagXattr != 0 {
+		return meta.Inode{}, false // ACLs and capabilities depend on these
+	}
+	if f == nil {
+		f = &behindFile{}
+		b.files[ino] = f
+	}
+	now := fs.Now()
+	for _, w := range f.flying {
+		in.Size, in.Mtime = max(in.Size, w.end()), now
+	}
+	for _, w := range f.waiting {
+		if len(w.data) > 0 {
+			in.Size, in.Mtime = max(in.Size, w.end()), now
+		}
+		if w.attr != nil {
+			posix.SetAttrs(&in, w.attr, now)
+		}
+	}
+	c := change(&in)
+	posix.SetAttrs(&in, c, now)
+	if n := len(f.waiting); n > 0 {
+		switch w := f.waiting[n-1]; {
+		case w.attr == nil:
+			w.attr = c
+			b.pumpLocked(ino, f)
+			return in, true
+		case w.attr.Set&command.SetMode == 0 || c.Set&command.KillPriv == 0: // else bits that were set are to be cleared again
+			merge(w.attr, c)
+			b.pumpLocked(ino, f)
+			return in, true
+		}
+	}
+	f.last++
+	f.waiting = append(f.waiting, &behindWrite{number: f.last, attr: c, until: time.Now().Add(b.within)})
+	b.pumpLocked(ino, f)
+	return in, true
+}
+
+// merge adds to a change of attributes one that comes after it.
+func merge(to, c *command.SetAttr) {
+	if c.Set&command.SetMode != 0 {
+		to.Mode = c.Mode
+	}
+	if c.Set&command.SetUID != 0 {
+		to.UID = c.UID
+	}
+	if c.Set&command.SetGID != 0 {
+		to.GID = c.GID
+	}
+	if c.Set&command.SetAtime != 0 {
+		to.Atime = c.Atime
+	}
+	if c.Set&command.SetMtime != 0 {
+		to.Mtime = c.Mtime
+	}
+	to.Set |= c.Set
 }
 
 // hurryAllLocked holds nothing back that has been noted so far.
@@ -119,14 +200,21 @@ func (b *behind) hurryAllLocked() {
 func (b *behind) pumpLocked(ino meta.Ino, f *behindFile) {
 	for len(f.waiting) > 0 {
 		w := f.waiting[0]
+		grows := len(f.waiting) == 1 && len(w.data) < behindSmall && w.number > f.hurry
+		if len(f.flying) == 0 && grows && !w.held {
+			b.holdLocked(ino, f, w)
+			return
+		}
 		if len(f.flying) > 0 {
-			grows := len(f.waiting) == 1 && len(w.data) < behindSmall && w.number > f.hurry
-			if grows || len(f.flying) >= behindFlights || f.bytes+len(w.data) > behindFlightBytes {
+			if grows || w.attr != nil || f.flying[0].attr != nil || len(f.flying) >= behindFlights || f.bytes+len(w.data) > behindFlightBytes {
 				return
 			}
 			if slices.ContainsFunc(f.flying, func(o *behindWrite) bool { return o.off < w.end() && w.off < o.end() }) {
 				return // proposals are not kept in order
 			}
+		}
+		if w.hold != nil {
+			w.hold.Stop()
 		}
 		f.waiting = slices.Delete(f.waiting, 0, 1)
 		f.flying = append(f.flying, w)
@@ -135,13 +223,38 @@ func (b *behind) pumpLocked(ino meta.Ino, f *behindFile) {
 	}
 }
 
+// holdLocked has the file pumped again when a write has been held back for long enough.
+func (b *behind) holdLocked(ino meta.Ino, f *behindFile, w *behindWrite) {
+	if w.hold != nil {
+		return
+	}
+	w.hold = time.AfterFunc(behindHold, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		w.held = true
+		b.pumpLocked(ino, f)
+	})
+}
+
+// command returns what does a write.
+func (w *behindWrite) command(ino meta.Ino) command.Command {
+	if w.attr == nil {
+		return &command.Write{Ino: ino, Off: w.off, Data: w.data}
+	}
+	a := w.attr
+	return &command.Fill{Ino: ino, Off: w.off, Set: a.Set, Mode: a.Mode, UID: a.UID, GID: a.GID, Atime: a.Atime, Mtime: a.Mtime, Data: w.data}
+}
+
 // fly does a write.
 func (b *behind) fly(ino meta.Ino, f *behindFile, w *behindWrite) {
 	ctx, cancel := context.WithDeadline(context.Background(), w.until)
-	_, err := b.v.change(ctx, &command.Write{Ino: ino, Off: w.off, Data: w.data})
+	_, err := b.v.change(ctx, w.command(ino))
 	cancel()
-	if err == nil {
+	if err == nil && len(w.data) > 0 {
 		b.v.watch.wrote(ino)
+	}
+	if err == nil && w.attr != nil && w.attr.Set&command.SetAtime != 0 {
+		b.v.atimes.forget(ino)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -168,13 +281,16 @@ func (b *behind) failedLocked(ino meta.Ino, f *behindFile, w *behindWrite, err e
 	for _, w := range f.waiting {
 		lost += len(w.data)
 		b.doneLocked(w)
+		if w.hold != nil {
+			w.hold.Stop()
+		}
 	}
 	f.waiting = nil
 	if f.err == nil {
 		f.err = fmt.Errorf("writing behind to inode %d: %w", ino, err)
 	}
 	b.v.log.WithError(err).WithFields(map[string]any{"ino": uint64(ino), "offset": w.off, "bytes": lost}).
-		Error("bytes that a program has written are lost; it is told at fsync or close")
+		Error("bytes that a program has written, or attributes that it has set, are lost; it is told at fsync or close")
 	// The kernel takes what it has of them for written.
 	b.v.node.kernel.forget(ino)
 }
@@ -250,6 +366,30 @@ func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data
 		return err
 	}
 	return v.behind.write(ino, off, data, blocks)
+}
+
+// setAttrBehind is SetAttr for what need not be done when the call returns. false: it must be done at once.
+func (v *Volume) setAttrBehind(ino meta.Ino, change func(before *meta.Inode) *command.SetAttr) (meta.Inode, bool) {
+	if v.behind == nil || v.readOnly || !v.replicated(ino.Group()) {
+		return meta.Inode{}, false
+	}
+	return v.behind.setAttr(ino, change)
+}
+
+// SetACLBehind implements fs.SharedVolume.
+func (v *Volume) SetACLBehind(ino meta.Ino, value []byte, clearSGID bool) bool {
+	mode, ok := posix.ModeOfACL(value)
+	if !ok {
+		return false
+	}
+	_, ok = v.setAttrBehind(ino, func(before *meta.Inode) *command.SetAttr {
+		mode := before.Mode&0o7000 | mode
+		if clearSGID {
+			mode &^= unix.S_ISGID
+		}
+		return &command.SetAttr{Ino: ino, Set: command.SetMode, Mode: mode}
+	})
+	return ok
 }
 
 // settled waits until what this mount has changed of an inode is what it reads of it.

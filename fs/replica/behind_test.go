@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"syscall"
@@ -137,5 +138,161 @@ func TestBehindFails(t *testing.T) {
 	})
 	if got := readAll(t, v, ino); !bytes.HasPrefix(got, []byte("kept too")) && !bytes.HasPrefix(got, []byte("lost too")) {
 		t.Errorf("the file begins with %q", got[:8])
+	}
+}
+
+// minimalACL is an access ACL that a mode says all of.
+func minimalACL(perm uint32) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	for i, tag := range []uint16{1, 4, 32} {
+		b = binary.LittleEndian.AppendUint16(b, tag)
+		b = binary.LittleEndian.AppendUint16(b, uint16(perm>>(6-3*i)&7))
+		b = binary.LittleEndian.AppendUint32(b, 1<<32-1)
+	}
+	return b
+}
+
+// TestSetAttrBehind sets attributes and writes at random, behind and at once: what is answered, what the mount sees and what another
+// one sees once it is settled is what was asked for.
+func TestSetAttrBehind(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newTestCluster(t, 3, 0)
+	mine, other := c.v(2), c.v(3)
+	random := rand.New(rand.NewPCG(5, 11))
+	for file := range 8 {
+		ino := mkfile(t, mine, fmt.Sprint("f", file))
+		want, err := mine.Inode(ctx, ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		timed := true // the mtime of want is what was set
+		check := func(what string, in meta.Inode) {
+			t.Helper()
+			if in.Mode != want.Mode || in.UID != want.UID || in.GID != want.GID || in.Size != want.Size || in.Atime != want.Atime || timed && in.Mtime != want.Mtime {
+				t.Fatalf("file %d: %s: %+v, want %+v", file, what, in, want)
+			}
+		}
+		for range 30 {
+			switch op := random.IntN(20); {
+			case op < 6:
+				data := make([]byte, 1+random.IntN(9000))
+				off := uint64(random.IntN(20000))
+				how := []fs.WriteFlags{fs.WriteBehind, fs.WriteBehind, 0}[random.IntN(3)]
+				if _, err := mine.Write(ctx, ino, off, data, how); err != nil {
+					t.Fatal(err)
+				}
+				want.Size = max(want.Size, off+uint64(len(data)))
+				timed = false
+			case op < 14:
+				var change fs.SetAttr
+				if random.IntN(2) == 0 {
+					mode := uint32(random.IntN(0o10000))
+					change.Mode = &mode
+				}
+				if random.IntN(3) == 0 {
+					uid := uint32(random.IntN(1000))
+					change.UID, change.KillPriv = &uid, change.Mode == nil
+				}
+				if random.IntN(3) == 0 {
+					gid := uint32(random.IntN(1000))
+					change.GID, change.KillPriv = &gid, change.Mode == nil
+				}
+				if random.IntN(3) == 0 {
+					change.Mtime = &meta.Time{Sec: int64(random.IntN(1 << 30)), Nsec: 5}
+				}
+				if random.IntN(3) == 0 {
+					change.Atime = &meta.Time{Sec: int64(random.IntN(1 << 30)), Nsec: 6}
+				}
+				if change.UID != nil {
+					want.UID = *change.UID
+				}
+				if change.GID != nil {
+					want.GID = *change.GID
+				}
+				if change.KillPriv {
+					want.Mode &^= 0o4000
+					if want.Mode&0o010 != 0 {
+						want.Mode &^= 0o2000
+					}
+				}
+				if change.Mode != nil {
+					want.Mode = want.Mode&^0o7777 | *change.Mode
+				}
+				if change.Mtime != nil {
+					want.Mtime, timed = *change.Mtime, true
+				}
+				if change.Atime != nil {
+					want.Atime = *change.Atime
+				}
+				change.Behind = random.IntN(4) > 0
+				in, err := mine.SetAttr(ctx, ino, change)
+				if err != nil {
+					t.Fatal(err)
+				}
+				check("answered", in)
+			case op < 16:
+				perm := uint32(random.IntN(0o1000))
+				kill := random.IntN(2) == 0
+				if !mine.SetACLBehind(ino, minimalACL(perm), kill) {
+					if err := mine.SetXattr(ctx, ino, "system.posix_acl_access", minimalACL(perm), 0, kill); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if want.Mode = want.Mode&^0o777 | perm; kill {
+					want.Mode &^= 0o2000
+				}
+			case op < 18:
+				in, err := mine.Inode(ctx, ino)
+				if err != nil {
+					t.Fatal(err)
+				}
+				check("seen here", in)
+			default:
+				time.Sleep(time.Duration(random.IntN(5)) * time.Millisecond)
+			}
+		}
+		if err := mine.Settle(ctx, ino); err != nil {
+			t.Fatal(err)
+		}
+		in, err := other.Inode(ctx, ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("seen elsewhere", in)
+	}
+	if b := mine.behind; b.bytes != 0 || len(b.files) != 0 {
+		t.Errorf("%d bytes of %d files are noted although all is done", b.bytes, len(b.files))
+	}
+	// With an ACL or an attribute the change is not noted.
+	ino := mkfile(t, mine, "x")
+	if err := mine.SetXattr(ctx, ino, "user.a", []byte("b"), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	mode := uint32(0o600)
+	if _, err := mine.SetAttr(ctx, ino, fs.SetAttr{Mode: &mode, Behind: true}); err != nil || len(mine.behind.files) != 0 {
+		t.Errorf("%d files, %v", len(mine.behind.files), err)
+	}
+}
+
+// TestSetAttrBehindFails: a change that cannot be done is told of, once.
+func TestSetAttrBehindFails(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newTestCluster(t, 3, 0)
+	v := c.v(3)
+	ino := mkfile(t, v, "f")
+	v.behind.within = 500 * time.Millisecond
+	c.down(1)
+	c.down(2)
+	mode := uint32(0o600)
+	if in, err := v.SetAttr(ctx, ino, fs.SetAttr{Mode: &mode, Behind: true}); err != nil || in.Mode&0o7777 != mode {
+		t.Fatalf("%o, %v", in.Mode, err)
+	}
+	if err := v.Settle(ctx, ino); fs.ToErrno(err) != syscall.EIO {
+		t.Errorf("without a majority: %v", err)
+	}
+	if err := v.Settle(ctx, ino); err != nil {
+		t.Errorf("told again: %v", err)
 	}
 }

@@ -140,6 +140,8 @@ func slotOf(c command.Command) uint16 {
 		ino = c.OldParent
 	case *command.Write:
 		ino = c.Ino
+	case *command.Fill:
+		ino = c.Ino
 	case *command.WriteRef:
 		ino = c.Ino
 	case *command.Fallocate:

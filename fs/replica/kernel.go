@@ -38,7 +38,7 @@ func (q *kernelQueue) changed(c command.Command, res *posix.Result) {
 	contents := false
 	inodes := []meta.Ino{res.Inode.Ino, res.Replaced.Ino}
 	switch c := c.(type) {
-	case *command.Write, *command.Fallocate, *command.Share, *command.Replace:
+	case *command.Write, *command.Fill, *command.Fallocate, *command.Share, *command.Replace:
 		contents = true
 	case *command.SetAttr:
 		contents = c.Set&command.SetSize != 0

@@ -112,6 +112,8 @@ func blocksFor(c command.Command) uint64 {
 	switch c := c.(type) {
 	case *command.Write:
 		return vde.BlocksFor(c.Off, uint64(len(c.Data))) + 1
+	case *command.Fill:
+		return vde.BlocksFor(c.Off, uint64(len(c.Data))) + 1
 	case *command.Fallocate:
 		return vde.BlocksFor(c.Off, min(c.Length, vde.MaxFileSize)) + 2
 	case *command.Replace:

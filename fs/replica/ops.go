@@ -93,7 +93,6 @@ func (v *Volume) inode(ino meta.Ino) (meta.Inode, error) {
 
 // SetAttr implements fs.Volume.
 func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (meta.Inode, error) {
-	v.settled(ino)
 	c := &command.SetAttr{Ino: ino}
 	if change.Mode != nil {
 		c.Set, c.Mode = c.Set|command.SetMode, *change.Mode
@@ -103,17 +102,6 @@ func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (
 	}
 	if change.GID != nil {
 		c.Set, c.GID = c.Set|command.SetGID, *change.GID
-	}
-	if change.Size != nil {
-		c.Set, c.Size = c.Set|command.SetSize, *change.Size
-		if *change.Size%4096 != 0 {
-			// The block that is cut is rewritten.
-			done, err := v.reserve(ctx, 1)
-			if err != nil {
-				return meta.Inode{}, err
-			}
-			defer done()
-		}
 	}
 	if change.Atime != nil {
 		c.Set, c.Atime = c.Set|command.SetAtime, *change.Atime
@@ -126,6 +114,23 @@ func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (
 	}
 	if change.KillPriv {
 		c.Set |= command.KillPriv
+	}
+	if change.Behind && change.Size == nil && change.Ctime == nil {
+		if in, ok := v.setAttrBehind(ino, func(*meta.Inode) *command.SetAttr { return c }); ok {
+			return in, nil
+		}
+	}
+	v.settled(ino)
+	if change.Size != nil {
+		c.Set, c.Size = c.Set|command.SetSize, *change.Size
+		if *change.Size%4096 != 0 {
+			// The block that is cut is rewritten.
+			done, err := v.reserve(ctx, 1)
+			if err != nil {
+				return meta.Inode{}, err
+			}
+			defer done()
+		}
 	}
 	res, err := v.change(ctx, c)
 	if err == nil {
