@@ -34,8 +34,8 @@ type driver struct {
 	newsDue             bool           // a timer runs for what is held back; guarded by Group.mu
 	unfinished          *appendWork    // found the disk full; guarded by Group.mu
 	stalled             atomic.Bool    // unfinished is not nil
-	unapplied           *applyWork     // its membership could not be saved; guarded by Group.mu
-	unsaved             atomic.Bool    // unapplied is not nil
+	unapplied           *applyWork     // what errConfUnsaved or errRestoring stopped; guarded by Group.mu
+	unsaved             atomic.Bool    // the former did
 	work                sync.WaitGroup // Add with Group.mu held and closed false
 	applyMu             sync.Mutex     // held over Apply, Snapshot and Restore; before Group.mu
 	incoming            incomingSnapshots
@@ -126,7 +126,7 @@ func (g *Group) pumpLocked(rep *replica) {
 		g.drive.work.Add(1)
 		go g.appendLoop(rep)
 	}
-	if !g.drive.applying && len(rep.applyQ) > 0 {
+	if !g.drive.applying && (len(rep.applyQ) > 0 || g.drive.unapplied != nil) && rep.restoring == 0 {
 		g.drive.applying = true
 		g.drive.work.Add(1)
 		go g.applyLoop(rep)
@@ -222,6 +222,11 @@ func (g *Group) applyOnce(rep *replica) bool {
 	defer g.mu.Unlock()
 	full := errors.Is(err, errConfUnsaved)
 	g.drive.unapplied = nil
+	if errors.Is(err, errRestoring) {
+		g.drive.unapplied, g.drive.applying = w, false
+		g.pumpLocked(rep) // it may be here by now
+		return false
+	}
 	g.drive.unsaved.Store(full)
 	switch {
 	case full:
@@ -242,11 +247,22 @@ func (g *Group) applyOnce(rep *replica) bool {
 	return true
 }
 
-// applyBatch applies committed entries. After errConfUnsaved it can be called again
+// errRestoring is why applying waits for a snapshot: the engine has its membership already, so it cannot be told of a change before
+// it, nor may the state machine pass over that.
+var errRestoring = errors.New("a snapshot is about to be installed")
+
+// applyBatch applies committed entries. After errConfUnsaved and errRestoring it can be called again
 // and goes on from there.
 func (g *Group) applyBatch(rep *replica, w *applyWork) error {
 	g.drive.applyMu.Lock()
 	defer g.drive.applyMu.Unlock()
+	if w.conf != nil && w.confIndex <= g.applied.Load() {
+		// A snapshot came in between and has a later one.
+		if w.confTicket != nil {
+			w.confTicket.finish(nil, fmt.Errorf("%w: group %s: entry %d came with a snapshot", ErrUnknownOutcome, g.name, w.confIndex))
+		}
+		w.conf, w.confTicket = nil, nil
+	}
 	if w.conf != nil {
 		if err := g.saveConf(rep, w); err != nil {
 			return err

@@ -45,6 +45,15 @@ func (s *raftStorage) setApplied(index uint64) {
 	s.applied = index
 }
 
+// membershipAt returns a copy of the membership as of an entry that is applied. It is false while the membership is that of a
+// later one: it is known before the entry counts as applied, and after a restart it may be ahead of the state machine. A snapshot
+// that said both would have the change made twice.
+func (s *raftStorage) membershipAt(index uint64) (*pb.ConfState, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return proto.Clone(s.conf).(*pb.ConfState), s.confIndex <= index
+}
+
 // membership returns a copy of the membership.
 func (s *raftStorage) membership() *pb.ConfState {
 	s.mu.Lock()
@@ -75,10 +84,11 @@ func (s *raftStorage) FirstIndex() (uint64, error) { return s.log.FirstIndex(), 
 // Snapshot returns the metadata of the snapshot that the driver would send now.
 func (s *raftStorage) Snapshot() (*pb.Snapshot, error) {
 	s.mu.Lock()
-	applied, conf := s.applied, proto.Clone(s.conf).(*pb.ConfState)
+	applied := s.applied
 	s.mu.Unlock()
+	conf, ok := s.membershipAt(applied)
 	term, err := s.log.Term(applied)
-	if err != nil || !s.canSnapshot || applied == 0 {
+	if err != nil || !s.canSnapshot || applied == 0 || !ok {
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: new(applied), Term: new(term), ConfState: conf}}, nil

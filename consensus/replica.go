@@ -40,11 +40,13 @@ type replica struct {
 
 	// out are messages to be sent, in any order, as takeOut returns them. Snapshots
 	// (MsgSnap) carry their metadata only: the driver adds the data.
-	out     []*pb.Message
-	news    news
-	usage   usage
-	appendQ []*pb.Message
-	applyQ  []*pb.Message
+	out   []*pb.Message
+	news  news
+	usage usage
+	// restoring is the index of a snapshot that the engine has accepted, and with it its membership, and that is not installed yet; 0: none.
+	restoring uint64
+	appendQ   []*pb.Message
+	applyQ    []*pb.Message
 
 	// hard is what is in the hard-state file, apart from its Commit. Both kinds of
 	// work change it.
@@ -234,6 +236,9 @@ func (r *replica) collect() {
 			case raft.LocalAppendThread:
 				if es := m.GetEntries(); len(es) > 0 {
 					r.news.appended = es[len(es)-1].GetIndex()
+				}
+				if m.Snapshot != nil {
+					r.restoring = m.GetSnapshot().GetMetadata().GetIndex()
 				}
 				r.appendQ = append(r.appendQ, m)
 			case raft.LocalApplyThread:
@@ -502,6 +507,9 @@ func (r *replica) appended(w *appendWork) error {
 	return r.do(func() error {
 		if s := w.installed; s != nil {
 			meta := s.GetMetadata()
+			if r.restoring == meta.GetIndex() {
+				r.restoring = 0
+			}
 			r.applied = max(r.applied, meta.GetIndex())
 			r.store.setConf(meta.GetConfState(), meta.GetIndex())
 			r.store.setApplied(r.applied)
@@ -569,6 +577,9 @@ func (r *replica) takeTickets(es []*pb.Entry) []*ticket {
 // applyConf makes the engine use the membership that e brings. It returns what has
 // to be saved (saveConf) before the entry counts as applied, nil for nothing.
 func (r *replica) applyConf(e *pb.Entry) (conf []byte, t *ticket, err error) {
+	if e.GetIndex() <= r.restoring {
+		return nil, nil, errRestoring
+	}
 	var refused error
 	err = r.do(func() error {
 		cc, err := decodeConfChange(e)

@@ -61,6 +61,10 @@ func (g *Group) openSnapshot(rep *replica, m *pb.Message) (io.ReadCloser, error)
 	if err != nil {
 		return nil, err
 	}
+	conf, ok := rep.store.membershipAt(index)
+	if !ok {
+		return nil, fmt.Errorf("entry %d is applied, and the membership is that of a later one", index)
+	}
 	data, err := sm.Snapshot()
 	if err != nil {
 		return nil, err
@@ -68,7 +72,7 @@ func (g *Group) openSnapshot(rep *replica, m *pb.Message) (io.ReadCloser, error)
 	g.mu.Lock()
 	rep.snapshotBegun(m.GetTo(), index)
 	g.mu.Unlock()
-	m.Snapshot = &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: rep.store.membership()}}
+	m.Snapshot = &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: conf}}
 	return data, nil
 }
 
