@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,6 +86,7 @@ type replica struct {
 // can show that they would notice. All are false in production.
 type plantedFaults struct {
 	skipStateSync   bool // a vote is sent before it is durable
+	voteLate        bool // others are asked for votes before the own one is durable
 	ackBeforeSync   bool // an append is acknowledged before it is durable
 	applyTwice      bool // now and then an entry is applied again
 	skipTruncate    bool // entries that conflict stay in the log
@@ -228,7 +230,7 @@ func (r *replica) collect() {
 			}
 			r.leader, r.state = s.Lead, s.RaftState
 		}
-		for _, m := range rd.Messages {
+		for _, m := range r.voteFirst(rd.Messages) {
 			if m.GetType() == pb.MsgTimeoutNow {
 				r.lease.forbid(m.GetTerm())
 			}
@@ -254,6 +256,25 @@ func (r *replica) collect() {
 		}
 	}
 	r.reads.release(r.applied)
+}
+
+// voteFirst has the requests for votes among the messages of one Ready wait until this node's own vote is durable. The engine counts
+// that vote only then, but asks the others at once, and their votes can be enough: a leader that crashes before it has saved in which
+// term it leads could be elected in that term once more, and give its entries' places to others.
+func (r *replica) voteFirst(msgs []*pb.Message) []*pb.Message {
+	save := slices.IndexFunc(msgs, func(m *pb.Message) bool { return m.GetTo() == raft.LocalAppendThread })
+	if save < 0 || r.fault.voteLate {
+		return msgs
+	}
+	now := make([]*pb.Message, 0, len(msgs))
+	for _, m := range msgs {
+		if m.GetType() == pb.MsgVote {
+			msgs[save].Responses = append(msgs[save].Responses, m)
+		} else {
+			now = append(now, m)
+		}
+	}
+	return now
 }
 
 func electing(s raft.StateType) bool { return s == raft.StatePreCandidate || s == raft.StateCandidate }

@@ -424,6 +424,7 @@ func TestPlantedFaultsAreCaught(t *testing.T) {
 		from  uint64 // a seed that is known to notice soon, to save time
 	}{
 		{"the vote is not synced", plantedFaults{skipStateSync: true}, 1},
+		{"others are asked for votes too early", plantedFaults{voteLate: true}, 1},
 		{"an append is acknowledged too early", plantedFaults{ackBeforeSync: true}, 20},
 		{"an entry is applied twice", plantedFaults{applyTwice: true}, 1},
 		{"conflicting entries are not removed", plantedFaults{skipTruncate: true}, 10},

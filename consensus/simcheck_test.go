@@ -55,6 +55,9 @@ func (s *sim) check() {
 			if known && who != n.id {
 				s.fail("group %s has two leaders in term %d: %d and %d", g.name, st.HardState.GetTerm(), who, n.id)
 			}
+			if saved := rep.hard.Term; saved < st.HardState.GetTerm() && !s.cfg.fault.skipStateSync {
+				s.fail("group %s: node %d leads in term %d, and has saved term %d", g.name, n.id, st.HardState.GetTerm(), saved)
+			}
 			if !known {
 				s.leaders[key] = n.id
 				s.checkCompleteness(n, g)
