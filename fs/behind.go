@@ -87,6 +87,16 @@ func (f *filesystem) setACLBehind(node uint64, ino meta.Ino, value []byte, killS
 	return true
 }
 
+// surelyWithout tells whether a file that was made here and not closed yet has no extended attributes: the kernel asks for capabilities
+// and ACLs by itself, before it changes a file.
+func (f *filesystem) surelyWithout(node uint64, ino meta.Ino, name string) bool {
+	if f.others == nil || f.options.NoCache || name != capabilityXattr && !isACL(name) || !f.nodes.get(node).fresh {
+		return false
+	}
+	inode, err := f.others.PeekInode(ino)
+	return err == nil && inode.Flags&meta.FlagXattr == 0
+}
+
 // copyBehindMax is the largest copy in bytes that is made by reading and writing behind.
 const copyBehindMax = 64 << 10
 

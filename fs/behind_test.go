@@ -35,6 +35,10 @@ func (v *lazy) Peek(parent meta.Ino, name string) (meta.Inode, error) {
 	return v.Lookup(context.Background(), parent, name)
 }
 
+func (v *lazy) PeekInode(ino meta.Ino) (meta.Inode, error) {
+	return v.Inode(context.Background(), ino)
+}
+
 func (v *lazy) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error) {
 	if how&WriteBehind == 0 {
 		if err := v.Settle(ctx, ino); err != nil {

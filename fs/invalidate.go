@@ -26,6 +26,8 @@ type SharedVolume interface {
 	SetACLBehind(ino meta.Ino, value []byte, clearSGID bool) bool
 	// Peek is Lookup without asking the others: it tells what this machine knows, which may be of a moment ago.
 	Peek(parent meta.Ino, name string) (meta.Inode, error)
+	// PeekInode is Inode in the same way; it does not wait for what was changed behind either.
+	PeekInode(ino meta.Ino) (meta.Inode, error)
 }
 
 // Kernel is told to forget what another mount has changed; see above for when it may be called.

@@ -53,6 +53,9 @@ func (f *filesystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string,
 		return 0, fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
+	if f.surelyWithout(in.NodeId, ino, name) {
+		return 0, fuse.ENODATA
+	}
 	value, err := f.volume.Xattr(f.ctx, ino, name)
 	if err != nil {
 		if name == labelXattr && !labelled() && ToErrno(err) == syscall.ENODATA {

@@ -70,6 +70,9 @@ func (v *Volume) Peek(parent meta.Ino, name string) (meta.Inode, error) {
 	return v.inode(e.Ino)
 }
 
+// PeekInode implements fs.SharedVolume.
+func (v *Volume) PeekInode(ino meta.Ino) (meta.Inode, error) { return v.inode(ino) }
+
 // Inode implements fs.Volume.
 func (v *Volume) Inode(ctx context.Context, ino meta.Ino) (meta.Inode, error) {
 	v.settled(ino)
