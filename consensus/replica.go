@@ -170,10 +170,10 @@ func newReplica(c replicaConfig) (*replica, error) {
 		r.lease.length *= 100
 	}
 	r.store = &raftStorage{log: c.log, conf: conf, confIndex: c.hard.ConfIndex, canSnapshot: c.canSnapshot, applied: c.applied}
-	// What is committed is at least what was applied, and never more than we have.
+	// What is committed is at least what was applied, as the membership was that was saved, and never more than we have.
 	r.store.hard = &pb.HardState{
 		Term: new(c.hard.Term), Vote: new(c.hard.Vote),
-		Commit: new(min(max(c.hard.Commit, c.applied), c.log.LastIndex())),
+		Commit: new(min(max(c.hard.Commit, c.hard.ConfIndex, c.applied), c.log.LastIndex())),
 	}
 	err := r.guard(func() error {
 		var err error
