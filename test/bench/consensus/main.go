@@ -3,14 +3,17 @@
 // medians over the rounds.
 //
 //   - 64 proposals of 128 bytes under way at once, each durable before it is answered, in a group of one node and in one of
-//     three (all on this machine, over loopback TCP), as a share of 64 times the rate at which the disk syncs 64 x 128 bytes
-//     that are written behind each other in a file;
+//     three (all on this machine, over loopback TCP). Beside them one thread writes 64 x 128 bytes behind each other in a file
+//     and syncs each time: the disk's sync rate. How many entries each sync of the leader's log made durable is the mean batch.
+//     The share is that of the sync rate times the mean batch, and of the sync rate times 64. CPU is what this process used for each
+//     proposal, all nodes together;
 //   - proposals of 1 MiB in a group of one node, synced at the end, as a share of writing a file of that size and syncing it.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +24,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"vdefs/consensus"
 	"vdefs/consensus/transport"
@@ -40,14 +45,24 @@ type options struct {
 	json    bool
 }
 
-// result is one line of the table.
+// result is one line of a table. All numbers are medians of the rounds.
 type result struct {
 	Name  string  `json:"name"`
 	Unit  string  `json:"unit"`
 	Group float64 `json:"group"`
-	Disk  float64 `json:"disk"`
-	Share float64 `json:"share"` // of the disk; the median of the rounds' shares
+	Disk  float64 `json:"disk"`  // for small proposals 64 in each sync
+	Share float64 `json:"share"` // of the disk
 	Aim   float64 `json:"aim,omitempty"`
+	*batching
+}
+
+// batching says how the small proposals were put together.
+type batching struct {
+	Syncs     float64 `json:"syncs"` // of the leader's log, per second
+	DiskSyncs float64 `json:"disk_syncs"`
+	Batch     float64 `json:"batch"`          // entries in each sync of the leader's log
+	Share     float64 `json:"share_of_batch"` // of the disk with so many in each sync
+	CPU       float64 `json:"cpu_us"`         // microseconds for each proposal
 }
 
 func main() {
@@ -92,6 +107,10 @@ func run() error {
 		e.SetIndent("", "  ")
 		return e.Encode(results)
 	}
+	return printResults(results)
+}
+
+func printResults(results []result) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "proposals\tgroup\tdisk\t\tshare\taim\t")
 	for _, r := range results {
@@ -101,14 +120,37 @@ func run() error {
 		}
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%s\t%.0f %%\t%s\t\n", r.Name, r.Group, r.Disk, r.Unit, 100*r.Share, aim)
 	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "syncs\tgroup\tdisk\t\tmean batch\tshare with it\tCPU for each\t")
+	for _, r := range results {
+		if b := r.batching; b != nil {
+			fmt.Fprintf(w, "%s\t%.0f\t%.0f\tsyncs/s\t%.1f\t%.0f %%\t%.1f µs\t\n", r.Name, b.Syncs, b.DiskSyncs, b.Batch, 100*b.Share, b.CPU)
+		}
+	}
 	return w.Flush()
 }
 
-// rounds are what the rounds had, disk[i] measured beside group[i].
-type rounds struct{ group, disk []float64 }
+// burst is one measurement of small proposals.
+type burst struct {
+	proposals float64 // answered, per second
+	syncs     float64 // of the leader's log, per second
+	cpu       float64 // microseconds for each
+}
+
+// rounds are what the rounds had, disk[i] measured beside group[i]. small is empty for large proposals.
+type rounds struct {
+	group, disk []float64
+	small       []burst
+}
 
 func (r *rounds) add(group, disk float64) {
 	r.group, r.disk = append(r.group, group), append(r.disk, disk)
+}
+
+// addSmall adds a measurement of small proposals, beside which the disk made syncs per second.
+func (r *rounds) addSmall(g burst, syncs float64) {
+	r.add(g.proposals, inFlight*syncs)
+	r.small = append(r.small, g)
 }
 
 func (r *rounds) result(name, unit string, aim float64) result {
@@ -116,7 +158,18 @@ func (r *rounds) result(name, unit string, aim float64) result {
 	for i := range r.group {
 		shares = append(shares, r.group[i]/r.disk[i])
 	}
-	return result{name, unit, median(r.group), median(r.disk), median(shares), aim}
+	res := result{Name: name, Unit: unit, Group: median(r.group), Disk: median(r.disk), Share: median(shares), Aim: aim}
+	if len(r.small) == 0 {
+		return res
+	}
+	var syncs, disk, batch, share, cpu []float64
+	for i, s := range r.small {
+		d := r.disk[i] / inFlight
+		syncs, disk, batch = append(syncs, s.syncs), append(disk, d), append(batch, s.proposals/s.syncs)
+		share, cpu = append(share, s.syncs/d), append(cpu, s.cpu)
+	}
+	res.batching = &batching{Syncs: median(syncs), DiskSyncs: median(disk), Batch: median(batch), Share: median(share), CPU: median(cpu)}
+	return res
 }
 
 func median(v []float64) float64 {
@@ -157,8 +210,8 @@ func measure(o options) (one, three, bulk rounds, err error) {
 		if err != nil {
 			return one, three, bulk, err
 		}
-		one.add(ofOne, inFlight*(before+between)/2)
-		three.add(ofThree, inFlight*between)
+		one.addSmall(ofOne, (before+between)/2)
+		three.addSmall(ofThree, between)
 		file, err := fileSpeed(o)
 		if err != nil {
 			return one, three, bulk, err
@@ -172,8 +225,32 @@ func measure(o options) (one, three, bulk rounds, err error) {
 	return one, three, bulk, nil
 }
 
+// node is one node and the group that it has.
+type node struct {
+	*consensus.Group
+	manager *consensus.Manager
+}
+
+// syncs is how often the node has made its log durable.
+func (n node) syncs() (count uint64, err error) {
+	all := prometheus.NewRegistry()
+	if err := all.Register(n.manager.Collector()); err != nil {
+		return 0, err
+	}
+	families, err := all.Gather()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range families {
+		if f.GetName() == "vde_raft_sync_seconds" {
+			return f.GetMetric()[0].GetHistogram().GetSampleCount(), nil
+		}
+	}
+	return 0, errors.New("the node does not count its syncs")
+}
+
 // nodes makes a group of n nodes on this machine and returns it as its leader sees it.
-func nodes(dir string, n int, policy consensus.SyncPolicy) (leader *consensus.Group, done func(), err error) {
+func nodes(dir string, n int, policy consensus.SyncPolicy) (leader node, done func(), err error) {
 	var closers []func() error
 	done = func() {
 		for _, c := range slices.Backward(closers) {
@@ -190,26 +267,26 @@ func nodes(dir string, n int, policy consensus.SyncPolicy) (leader *consensus.Gr
 	for id := uint64(1); id <= uint64(n); id++ {
 		link, err := transport.ListenTCP(transport.TCPConfig{ID: id, Listen: "127.0.0.1:0"})
 		if err != nil {
-			return nil, nil, err
+			return node{}, nil, err
 		}
 		closers = append(closers, link.Close)
 		links, ids = append(links, link), append(ids, id)
 	}
-	var groups []*consensus.Group
+	var groups []node
 	for i, link := range links {
 		for j, other := range links {
 			link.SetPeer(ids[j], other.Addr())
 		}
 		m, err := consensus.Open(consensus.Config{Dir: filepath.Join(dir, fmt.Sprint(ids[i])), NodeID: ids[i], Transport: link, Sync: policy})
 		if err != nil {
-			return nil, nil, err
+			return node{}, nil, err
 		}
 		closers = append(closers, m.Close)
 		g, err := m.CreateReplicatedGroup(consensus.DefaultGroup, nothing{}, ids...)
 		if err != nil {
-			return nil, nil, err
+			return node{}, nil, err
 		}
-		groups = append(groups, g)
+		groups = append(groups, node{g, m})
 	}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		for _, g := range groups {
@@ -218,7 +295,7 @@ func nodes(dir string, n int, policy consensus.SyncPolicy) (leader *consensus.Gr
 			}
 		}
 	}
-	return nil, nil, fmt.Errorf("%d nodes have no leader after 10 s", n)
+	return node{}, nil, fmt.Errorf("%d nodes have no leader after 10 s", n)
 }
 
 // nothing is a state machine without a state.
@@ -227,12 +304,17 @@ type nothing struct{}
 func (nothing) Apply(_, _ uint64, _ []byte, _ any) (any, error) { return nil, nil }
 func (nothing) AppliedIndex() uint64                            { return 0 }
 
-// proposals is how many small proposals per second a group answers, inFlight at once.
-func proposals(o options, g *consensus.Group) (perSecond float64, err error) {
+// proposals makes small proposals, inFlight at once.
+func proposals(o options, g node) (burst, error) {
 	cmd := make([]byte, small)
 	var count atomic.Int64
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup
+	synced, err := g.syncs()
+	if err != nil {
+		return burst{}, err
+	}
+	used := cpuTime()
 	begin := time.Now()
 	end := begin.Add(time.Duration(o.seconds * float64(time.Second)))
 	for range inFlight {
@@ -247,13 +329,25 @@ func proposals(o options, g *consensus.Group) (perSecond float64, err error) {
 		})
 	}
 	wg.Wait()
+	took := time.Since(begin).Seconds()
+	used = cpuTime() - used
 	if e := failed.Load(); e != nil {
-		return 0, *e
+		return burst{}, *e
 	}
-	if err := g.Compact(g.AppliedIndex()); err != nil {
-		return 0, err
+	now, err := g.syncs()
+	if err != nil {
+		return burst{}, err
 	}
-	return float64(count.Load()) / time.Since(begin).Seconds(), nil
+	n := float64(count.Load())
+	r := burst{proposals: n / took, syncs: float64(now-synced) / took, cpu: float64(used.Nanoseconds()) / 1e3 / n}
+	return r, g.Compact(g.AppliedIndex())
+}
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r) // cannot fail
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // syncRate is how many batches per second the disk takes behind each other in a file whose space is there.
@@ -307,7 +401,7 @@ func fileSpeed(o options) (float64, error) {
 }
 
 // logSpeed is how many MiB per second of large proposals a group takes, the sync at the end included.
-func logSpeed(o options, g *consensus.Group) (float64, error) {
+func logSpeed(o options, g node) (float64, error) {
 	cmd := make([]byte, large)
 	begin := time.Now()
 	for range o.sizeMB {

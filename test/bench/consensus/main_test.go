@@ -15,4 +15,15 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
+	for _, r := range []rounds{one, three} {
+		got := r.result("", "", 0)
+		b := got.batching
+		if b == nil || b.Syncs <= 0 || b.Batch <= 0 || b.CPU <= 0 {
+			t.Fatalf("%+v", b)
+		}
+		// Both shares are of the same proposals and the same disk.
+		if want := got.Share * inFlight / b.Batch; b.Share < 0.99*want || b.Share > 1.01*want {
+			t.Errorf("%.3f of the disk with %.1f in each sync, %.3f with %d", b.Share, b.Batch, got.Share, inFlight)
+		}
+	}
 }
