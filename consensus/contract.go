@@ -3,7 +3,8 @@
 //
 // A Manager owns the groups of a node. A Group with a single voter is stepped by
 // whoever calls it: Propose appends to the log, applies and returns, all on the
-// caller's goroutine, under the group's lock.
+// caller's goroutine, under the group's lock. Where it also syncs (SyncAlways), one
+// caller does it for all that come together (together.go).
 //
 // Goroutines: the manager's syncer (Manager.syncLoop), which makes durable what
 // nobody asked to be; it ends in Manager.Close.

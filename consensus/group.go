@@ -36,6 +36,8 @@ type Group struct {
 	rep   atomic.Pointer[replica]
 	drive driver
 
+	together together
+
 	mu     sync.Mutex // one step at a time; guards what follows
 	sm     StateMachine
 	hard   logstore.HardState
@@ -152,13 +154,9 @@ func (g *Group) Replicated() bool { return g.rep.Load() != nil }
 // what is in the log is committed. alone is false, and nothing was done, where it
 // is not.
 func (g *Group) proposeSolo(cmd []byte, local any) (result any, alone bool, err error) {
-	if result, alone, err = g.stepSolo(cmd, local); alone && err == nil && g.m.cfg.Sync == SyncAlways {
-		err = g.syncLog()
+	if g.m.cfg.Sync == SyncAlways {
+		return g.proposeTogether(cmd, local)
 	}
-	return result, alone, err
-}
-
-func (g *Group) stepSolo(cmd []byte, local any) (result any, alone bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.rep.Load() != nil {
@@ -174,17 +172,24 @@ func (g *Group) appendAndApplyLocked(cmd []byte, local any) (any, error) {
 	}
 	e := &g.one[0]
 	*e = logstore.Entry{Index: g.last.Load() + 1, Term: g.hard.Term, Type: logstore.EntryCommand, Data: cmd}
-	err := g.log.Append(g.one[:])
-	index := e.Index
+	err := g.appendLocked(g.one[:])
 	e.Data = nil
 	if err != nil {
-		if errors.Is(err, ErrNotAppended) || errors.Is(err, ErrTooLarge) {
-			return nil, fmt.Errorf("group %s: %w", g.name, err)
-		}
-		return nil, g.stop(err)
+		return nil, err
 	}
-	g.last.Store(index)
-	return g.applyLocked(index, g.hard.Term, cmd, local)
+	return g.applyLocked(e.Index, e.Term, cmd, local)
+}
+
+// appendLocked appends entries to the log: all of them or, with an error, none.
+func (g *Group) appendLocked(entries []logstore.Entry) error {
+	if err := g.log.Append(entries); err != nil {
+		if errors.Is(err, ErrNotAppended) || errors.Is(err, ErrTooLarge) {
+			return fmt.Errorf("group %s: %w", g.name, err)
+		}
+		return g.stop(err)
+	}
+	g.last.Store(entries[len(entries)-1].Index)
+	return nil
 }
 
 func (g *Group) applyLocked(index, term uint64, cmd []byte, local any) (any, error) {
