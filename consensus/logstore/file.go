@@ -35,7 +35,7 @@ const (
 	// zeroAhead is how far Sync extends a segment with zeros beyond its last
 	// record, so that most syncs find the file's size and blocks settled and need
 	// no transaction of the filesystem's journal.
-	zeroAhead = 256 << 10
+	zeroAhead, maxZeroAhead = 256 << 10, 1 << 20
 
 	// gatherFrom is from how many callers of Sync at once a flush waits for more of
 	// them, at most gatherLimit or an eighth of what the last flush took.
@@ -46,7 +46,7 @@ const (
 )
 
 // zeros is what extends a segment.
-var zeros [zeroAhead]byte
+var zeros [maxZeroAhead]byte
 
 // FileOptions says where and how a FileLogStore keeps its log.
 type FileOptions struct {
@@ -508,7 +508,9 @@ func (l *FileLogStore) markLocked() error {
 // extendLocked writes zeros behind the end of the active segment, see zeroAhead.
 func (l *FileLogStore) extendLocked() {
 	seg := l.activeLocked()
-	ahead := min(zeroAhead, l.opts.SegmentSize/16)
+	// Each costs a transaction of the journal: a log that is written much gets more
+	// at once than one of many that are hardly used.
+	ahead := min(max(zeroAhead, seg.end), maxZeroAhead, l.opts.SegmentSize/16)
 	if l.tailDirty || l.zeroed-seg.end > ahead/4 {
 		return
 	}
