@@ -127,7 +127,11 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 		}
 		rep = g.rep.Load()
 	}
-	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error { return rep.propose(cmd, t) })
+	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error {
+		t.cmd = cmd
+		g.proposeQueued(rep, t)
+		return nil
+	})
 }
 
 // ProposeAlone is Propose for a command that only this node can apply: it fails

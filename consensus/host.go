@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,7 @@ type driver struct {
 	unsaved             atomic.Bool    // the former did
 	work                sync.WaitGroup // Add with Group.mu held and closed false
 	applyMu             sync.Mutex     // held over Apply, Snapshot and Restore; before Group.mu
+	queue               proposalQueue
 	incoming            incomingSnapshots
 }
 
@@ -74,6 +77,10 @@ const replicaCache = 4 << 20
 func (g *Group) stepReplica(rep *replica, step func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.stepReplicaLocked(rep, step)
+}
+
+func (g *Group) stepReplicaLocked(rep *replica, step func() error) error {
 	if err := g.usableLocked(); err != nil {
 		return err
 	}
@@ -337,11 +344,78 @@ func (g *Group) saveConf(rep *replica, w *applyWork) error {
 	return err
 }
 
+// proposalQueue holds the proposals that wait for Group.mu: who has it next makes all
+// of them.
+type proposalQueue struct {
+	mu      sync.Mutex // after Group.mu
+	waiting []*ticket
+	leading bool // somebody is on the way to make what waits
+}
+
+// add queues a proposal; lead: it is the caller's to make what waits.
+func (q *proposalQueue) add(t *ticket) (lead bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, t)
+	lead = !q.leading
+	q.leading = true
+	return lead
+}
+
+// take empties the queue.
+func (q *proposalQueue) take() []*ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ts := q.waiting
+	q.waiting, q.leading = nil, false
+	return ts
+}
+
+// forget takes a proposal out of the queue, if it is there.
+func (q *proposalQueue) forget(t *ticket) (was bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, t)
+	if i < 0 {
+		return false
+	}
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	return true
+}
+
+// proposeQueued makes a proposal, together with those that others are about to make. The
+// ticket is answered with an error where it is refused; raft.ErrProposalDropped means: not now.
+func (g *Group) proposeQueued(rep *replica, t *ticket) {
+	if !g.drive.queue.add(t) {
+		return
+	}
+	runtime.Gosched() // who was answered at the same time comes along
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for ts := g.drive.queue.take(); len(ts) > 0; {
+		n, size := 1, len(ts[0].cmd)
+		for ; n < len(ts) && size+len(ts[n].cmd) <= maxJoinedBytes; n++ {
+			size += len(ts[n].cmd)
+		}
+		if err := g.stepReplicaLocked(rep, func() error { return rep.proposeTogether(ts[:n]) }); err != nil {
+			for _, t := range ts {
+				t.finish(nil, err)
+			}
+			return
+		}
+		ts = ts[n:]
+	}
+}
+
 // proposeReplicated is Propose where there are several voters.
 func (g *Group) proposeReplicated(ctx context.Context, rep *replica, local any, propose func(*ticket) error) (any, error) {
 	for {
 		t := newTicket(local)
-		err := g.stepReplica(rep, func() error { return propose(t) })
+		var result any
+		err := propose(t)
+		if err == nil {
+			result, err = g.await(ctx, rep, t)
+		}
 		if errors.Is(err, raft.ErrProposalDropped) {
 			// No leader, one that is handing over, or too much under way: not now.
 			if err := g.pause(ctx); err != nil {
@@ -349,10 +423,6 @@ func (g *Group) proposeReplicated(ctx context.Context, rep *replica, local any, 
 			}
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		result, err := g.await(ctx, rep, t)
 		if errors.Is(err, ErrDropped) && ctx.Err() == nil {
 			continue // certainly not applied
 		}
@@ -390,7 +460,7 @@ func (g *Group) await(ctx context.Context, rep *replica, t *ticket) (any, error)
 // for: its result may have to be looked after.
 func (g *Group) giveUp(rep *replica, t *ticket, cause error) (any, error) {
 	g.mu.Lock()
-	waiting := rep.forget(t)
+	waiting := g.drive.queue.forget(t) || rep.forget(t)
 	g.mu.Unlock()
 	if !waiting {
 		o := <-t.done
@@ -458,7 +528,9 @@ func (g *Group) ChangeMembers(ctx context.Context, changes ...MemberChange) erro
 		}
 		cc.Changes = append(cc.Changes, s)
 	}
-	_, err = g.proposeReplicated(ctx, rep, nil, func(t *ticket) error { return rep.proposeConf(cc, t) })
+	_, err = g.proposeReplicated(ctx, rep, nil, func(t *ticket) error {
+		return g.stepReplica(rep, func() error { return rep.proposeConf(cc, t) })
+	})
 	return err
 }
 

@@ -98,6 +98,7 @@ type plantedFaults struct {
 
 // ticket waits for one proposal or read. done has room for the one outcome.
 type ticket struct {
+	cmd   []byte // of a proposal, until it is made
 	local any
 	index uint64 // for a proposal made as the leader: where it stands
 	done  chan outcome
@@ -377,18 +378,33 @@ func (r *replica) stepRaft(m *pb.Message) error {
 // it is certain that it never will be, or that nobody knows. An error that is
 // raft.ErrProposalDropped means: not now.
 func (r *replica) propose(cmd []byte, t *ticket) error {
-	seq := r.seq
-	leading := r.state == raft.StateLeader
+	t.cmd = cmd
+	return r.proposeTogether([]*ticket{t})
+}
+
+// proposeTogether is propose for the commands of several tickets, which stand behind each other in the log: all of them
+// are proposed or, with an error, none.
+func (r *replica) proposeTogether(ts []*ticket) error {
+	leading, seq := r.state == raft.StateLeader, r.seq
+	size := 0
+	for _, t := range ts {
+		size += tagSize + len(t.cmd)
+	}
+	// The engine of a leader makes a copy for the log (TestEngineCopies), that of a
+	// follower sends what it gets.
 	var data []byte
 	if leading {
-		// The engine of a leader makes a copy for the log (TestEngineCopies), that of a
-		// follower sends what it gets.
-		data = append(r.tag(r.proposal[:0]), cmd...)
-		if cap(data) <= maxProposal {
-			r.proposal = data
-		}
-	} else {
-		data = append(r.tag(make([]byte, 0, tagSize+len(cmd))), cmd...)
+		data = r.proposal[:0]
+	}
+	data = slices.Grow(data, size)
+	entries := make([]*pb.Entry, len(ts))
+	for i, t := range ts {
+		at := len(data)
+		data = append(r.tag(data, seq+uint64(i)), t.cmd...)
+		entries[i] = &pb.Entry{Data: data[at:len(data):len(data)]}
+	}
+	if leading && cap(data) <= maxProposal {
+		r.proposal = data
 	}
 	return r.do(func() error {
 		r.wake()
@@ -399,15 +415,18 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 			return raft.ErrProposalDropped
 		}
 		before := len(r.appendQ)
-		if err := r.rn.Propose(data); err != nil {
+		if err := r.rn.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: new(r.id), Entries: entries}); err != nil {
 			return err
 		}
-		r.seq++
-		r.proposals[seq] = t
-		r.used(r.id)
+		r.seq += uint64(len(ts))
+		for i, t := range ts {
+			t.cmd = nil
+			r.proposals[seq+uint64(i)] = t
+			r.used(r.id)
+		}
 		if leading {
 			r.collect()
-			r.locate(t, data, r.appendQ[before:])
+			r.locate(ts, data[:tagSize], r.appendQ[before:])
 		}
 		return nil
 	})
@@ -416,12 +435,16 @@ func (r *replica) propose(cmd []byte, t *ticket) error {
 // maxProposal bounds the buffer that is kept for proposals, in bytes.
 const maxProposal = 2 << 20
 
-// locate finds the index that the engine gave to data.
-func (r *replica) locate(t *ticket, data []byte, msgs []*pb.Message) {
+// locate finds the indexes that the engine gave to the proposals of ts: they stand behind
+// each other, and first is the tag of the first.
+func (r *replica) locate(ts []*ticket, first []byte, msgs []*pb.Message) {
 	for _, m := range msgs {
 		for _, e := range m.GetEntries() {
-			if d := e.GetData(); len(d) == len(data) && bytes.Equal(d[:tagSize], data[:tagSize]) {
-				t.index = e.GetIndex()
+			if d := e.GetData(); len(d) >= tagSize && bytes.Equal(d[:tagSize], first) {
+				for i, t := range ts {
+					t.index = e.GetIndex() + uint64(i)
+				}
+				return
 			}
 		}
 	}
@@ -429,8 +452,8 @@ func (r *replica) locate(t *ticket, data []byte, msgs []*pb.Message) {
 
 // proposeConf proposes a change of membership. The ticket is answered as propose's.
 func (r *replica) proposeConf(cc *pb.ConfChangeV2, t *ticket) error {
-	cc.Context = r.tag(nil)
 	seq := r.seq
+	cc.Context = r.tag(nil, seq)
 	return r.do(func() error {
 		r.wake()
 		if r.full != nil {
@@ -448,10 +471,10 @@ func (r *replica) proposeConf(cc *pb.ConfChangeV2, t *ticket) error {
 	})
 }
 
-// tag appends the tag of the next proposal to b.
-func (r *replica) tag(b []byte) []byte {
+// tag appends the tag of a proposal of this node to b.
+func (r *replica) tag(b []byte, seq uint64) []byte {
 	b = binary.LittleEndian.AppendUint64(b, r.id)
-	return binary.LittleEndian.AppendUint64(b, r.seq)
+	return binary.LittleEndian.AppendUint64(b, seq)
 }
 
 func (r *replica) campaign() error {
