@@ -64,48 +64,60 @@ type entryCache struct {
 	limit   int
 	bytes   int
 	applied uint64
-	entries []Entry // consecutive, up to the end of the log
+	// buf[head:] are the cached entries: consecutive, up to the end of the log. What is
+	// before head was forgotten, and its place is used again.
+	buf  []Entry
+	head int
 }
+
+// entries are the cached ones.
+func (c *entryCache) entries() []Entry { return c.buf[c.head:] }
 
 func (c *entryCache) add(e Entry) {
 	if c.limit <= 0 {
 		return
 	}
-	c.entries = append(c.entries, e)
+	if len(c.buf) == cap(c.buf) && c.head > len(c.buf)/2 {
+		n := copy(c.buf, c.entries())
+		clear(c.buf[n:])
+		c.buf, c.head = c.buf[:n], 0
+	}
+	c.buf = append(c.buf, e)
 	c.bytes += len(e.Data) + recordHeader
 	c.trim()
 }
 
 // trim forgets the first entries until the limit is kept.
 func (c *entryCache) trim() {
-	for c.bytes > c.limit && (c.entries[0].Index <= c.applied || c.bytes > maxUnapplied) {
-		c.bytes -= len(c.entries[0].Data) + recordHeader
-		c.entries[0] = Entry{}
-		c.entries = c.entries[1:]
+	for c.bytes > c.limit && (c.buf[c.head].Index <= c.applied || c.bytes > maxUnapplied) {
+		c.bytes -= len(c.buf[c.head].Data) + recordHeader
+		c.buf[c.head] = Entry{}
+		c.head++
 	}
 }
 
 // first is the index from which on entries are cached, ok whether there are any.
 func (c *entryCache) first() (index uint64, ok bool) {
-	if len(c.entries) == 0 {
-		return 0, false
+	if es := c.entries(); len(es) > 0 {
+		return es[0].Index, true
 	}
-	return c.entries[0].Index, true
+	return 0, false
 }
 
 func (c *entryCache) get(index uint64) (Entry, bool) {
-	if first, ok := c.first(); !ok || index < first || index-first >= uint64(len(c.entries)) {
+	es := c.entries()
+	if len(es) == 0 || index < es[0].Index || index-es[0].Index >= uint64(len(es)) {
 		return Entry{}, false
 	}
-	return c.entries[index-c.entries[0].Index], true
+	return es[index-es[0].Index], true
 }
 
 // truncate forgets the entries from index on.
 func (c *entryCache) truncate(index uint64) {
-	for n := len(c.entries); n > 0 && c.entries[n-1].Index >= index; n-- {
-		c.bytes -= len(c.entries[n-1].Data) + recordHeader
-		c.entries[n-1] = Entry{}
-		c.entries = c.entries[:n-1]
+	for n := len(c.buf); n > c.head && c.buf[n-1].Index >= index; n-- {
+		c.bytes -= len(c.buf[n-1].Data) + recordHeader
+		c.buf[n-1] = Entry{}
+		c.buf = c.buf[:n-1]
 	}
 }
 
