@@ -20,7 +20,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-png bench-cluster fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-raft bench-png bench-cluster fmt install uninstall clean help
 
 all: build
 
@@ -111,7 +111,12 @@ posix:
 bench:
 	@./.ci/needs bench
 	@$(GO) run ./test/bench $(BENCHFLAGS)
+	@$(MAKE) --no-print-directory bench-raft RAFTBENCHFLAGS='$(filter -json --json,$(BENCHFLAGS))'
 	@$(MAKE) --no-print-directory bench-png PNGBENCHFLAGS='$(filter -json --json,$(BENCHFLAGS))'
+
+# A group's log beside the disk that it lies on: that of the current directory, RAFTBENCHFLAGS='-dir=DIR' of another.
+bench-raft:
+	@CGO_ENABLED=0 $(GO) run ./test/bench/consensus $(RAFTBENCHFLAGS)
 
 # PNGs of Debian packages: our levels beside other optimisers. oxipng takes part where it is installed.
 bench-png:
@@ -151,6 +156,7 @@ help:
 	@echo 'make posix    random system calls, compared with ext4, for hours'
 	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
+	@echo 'make bench-raft  one Raft group beside the disk itself (part of make bench); RAFTBENCHFLAGS=-json'
 	@echo 'make bench-png  how small and how fast PNG files become, beside other optimisers (part of make bench); PNGBENCHFLAGS=-json'
 	@echo 'make bench-cluster  three nodes on this machine beside a store that stands alone, and GlusterFS'
 	@echo 'make fmt      format the source'
