@@ -100,8 +100,9 @@ type plantedFaults struct {
 type ticket struct {
 	cmd   []byte // of a proposal, until it is made
 	local any
-	index uint64 // for a proposal made as the leader: where it stands
-	done  chan outcome
+	// For a proposal made as the leader: where it stands, and in which term.
+	index, term uint64
+	done        chan outcome
 }
 
 type outcome struct {
@@ -442,7 +443,7 @@ func (r *replica) locate(ts []*ticket, first []byte, msgs []*pb.Message) {
 		for _, e := range m.GetEntries() {
 			if d := e.GetData(); len(d) >= tagSize && bytes.Equal(d[:tagSize], first) {
 				for i, t := range ts {
-					t.index = e.GetIndex() + uint64(i)
+					t.index, t.term = e.GetIndex()+uint64(i), e.GetTerm()
 				}
 				return
 			}
@@ -695,9 +696,10 @@ func (r *replica) appliedAll(m *pb.Message) error {
 		if r.onApplied != nil {
 			r.onApplied(r.applied)
 		}
-		// A proposal whose place was taken by an entry of a later term is lost.
+		// A proposal whose place was taken by an entry of a later term is lost, and so is
+		// one that would stand behind such an entry: terms do not decrease along a log.
 		for seq, t := range r.proposals {
-			if t.index != 0 && t.index <= r.applied {
+			if t.index != 0 && (t.index <= r.applied || t.term < last.GetTerm()) {
 				delete(r.proposals, seq)
 				t.finish(nil, fmt.Errorf("%w: group %s: another leader took its place", ErrDropped, r.name))
 			}

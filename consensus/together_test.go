@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -337,4 +338,75 @@ func TestTogetherBecomesThree(t *testing.T) {
 		}
 	}
 	inOrder(t, cmds, g.LastIndex(), callers, each)
+}
+
+// TestTogetherInThree: proposals that are one step of the engine each get their own
+// result, on the leader and on a follower, small and large.
+func TestTogetherInThree(t *testing.T) {
+	const callers, each = 16, 20
+	c := newCluster(t, 1, 2, 3)
+	c.create(1, 2, 3)
+	leader := c.leader(1, 2, 3)
+	for n, id := range []uint64{leader, leader%3 + 1} {
+		g := c.nodes[id].g
+		var wg sync.WaitGroup
+		for caller := range callers {
+			wg.Go(func() {
+				for i := range each {
+					cmd := fmt.Appendf(nil, "%d %d/%d", n, caller, i)
+					if i == each-1 {
+						cmd = append(cmd, make([]byte, maxJoinedBytes/3)...)
+					}
+					if result, err := g.Propose(bg, cmd, i); err != nil || result != fmt.Sprintf("%s/%d", cmd, i) {
+						t.Errorf("node %d, %.20q: %.30v, %v", id, cmd, result, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	count := 0
+	for _, cmd := range c.converged(1, 2, 3) {
+		if len(cmd) > 0 {
+			count++
+		}
+	}
+	if want := 2 * callers * each; count != want {
+		t.Errorf("%d commands are applied, want %d", count, want)
+	}
+}
+
+// TestTogetherWithoutMajority: those who give up get away, the others get through when
+// there is a majority again.
+func TestTogetherWithoutMajority(t *testing.T) {
+	const callers = 8
+	c := newCluster(t, 1, 2, 3)
+	c.create(1, 2, 3)
+	leader := c.leader(1, 2, 3)
+	c.propose(leader, "before")
+	c.net.Isolate(leader, true)
+	g := c.nodes[leader].g
+	ctx, cancel := context.WithTimeout(bg, 300*time.Millisecond)
+	defer cancel()
+	var patient, impatient sync.WaitGroup
+	for i := range callers {
+		impatient.Go(func() {
+			if _, err := g.Propose(ctx, fmt.Appendf(nil, "impatient %d", i), nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("without a majority: %v", err)
+			}
+		})
+		patient.Go(func() {
+			// What the old leader had taken, nobody can tell once another leads.
+			if _, err := g.Propose(bg, fmt.Appendf(nil, "patient %d", i), nil); err != nil && !errors.Is(err, ErrUnknownOutcome) {
+				t.Errorf("with a majority again: %v", err)
+			}
+		})
+	}
+	impatient.Wait()
+	c.net.Isolate(leader, false)
+	patient.Wait()
+	c.converged(1, 2, 3)
+	if n := len(g.drive.queue.take()); n > 0 {
+		t.Errorf("%d proposals are left in the queue", n)
+	}
 }
