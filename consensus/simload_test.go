@@ -105,20 +105,37 @@ func (s *sim) client(n *simNode) {
 			return
 		}
 		rep := g.rep.Load()
-		op := &simOp{group: g.name, node: n.id, life: n.life, key: string(rune('a' + s.rng.IntN(3))), t: newTicket(nil), call: s.now, client: s.clients}
-		var err error
+		key := string(rune('a' + s.rng.IntN(3)))
+		writes, asking := 0, 1
 		if s.rng.IntN(3) > 0 {
-			s.values++
-			op.value = strconv.Itoa(s.values) + padding
-			err = g.stepReplica(rep, func() error { return rep.propose([]byte(op.key+"="+op.value), op.t) })
+			writes = 1
+			if s.more.IntN(4) == 0 {
+				writes += 1 + s.more.IntN(3) // that come together
+			}
+			asking = writes
+		}
+		var ops []*simOp
+		var tickets []*ticket
+		for i := range asking {
+			op := &simOp{group: g.name, node: n.id, life: n.life, key: key, t: newTicket(nil), call: s.now, client: s.clients + i}
+			if writes > 0 {
+				s.values++
+				op.value = strconv.Itoa(s.values) + padding
+				op.t.cmd = []byte(op.key + "=" + op.value)
+			}
+			ops, tickets = append(ops, op), append(tickets, op.t)
+		}
+		var err error
+		if writes > 0 {
+			err = g.stepReplica(rep, func() error { return rep.proposeTogether(tickets) })
 		} else {
-			err = g.stepReplica(rep, func() error { return rep.read(op.t) })
+			err = g.stepReplica(rep, func() error { return rep.read(tickets[0]) })
 		}
 		if errors.Is(err, raft.ErrProposalDropped) {
 			return
 		}
-		s.clients++
-		s.ops[g.name] = append(s.ops[g.name], op)
+		s.clients += asking
+		s.ops[g.name] = append(s.ops[g.name], ops...)
 	})
 }
 
