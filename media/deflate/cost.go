@@ -17,6 +17,37 @@ func (h *histogram) add(o *histogram) {
 	}
 }
 
+// fewBytes is below how many different bytes literals are so cheap that no more should be made of them.
+const fewBytes = 8
+
+// mixLiterals adds half of the bytes of the data as if they were literals. A sequence that was made without costs has
+// matches wherever there are any, so literals seem rare and dear, and the cheapest sequence by those costs has as many matches
+// again: in data like noise it takes a dozen passes to leave that, where this takes one.
+func (h *histogram) mixLiterals(data []byte) {
+	var count [256]uint32
+	for _, b := range data {
+		count[b]++
+	}
+	different := 0
+	for _, n := range count {
+		if n > 0 {
+			different++
+		}
+	}
+	if different < fewBytes {
+		return
+	}
+	for s := range h.literal {
+		h.literal[s] *= 2
+	}
+	for s := range h.distance {
+		h.distance[s] *= 2
+	}
+	for s, n := range count {
+		h.literal[s] += n
+	}
+}
+
 // costScale is the price of one bit in a cost model.
 const costScale = 1 << costBits
 

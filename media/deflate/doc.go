@@ -6,7 +6,8 @@
 // the cheapest sequence of literals and matches is searched backwards from
 // the end of the chunk, under a cost model of bits per symbol; the
 // statistics of that sequence give the next cost model, and so on (parse.go,
-// cost.go). Between the first search and the others the chunk is split into
+// cost.go). The first model is that of a lazy sequence in which literals count
+// for more than they come up. Between the first search and the others the chunk is split into
 // blocks by joining neighbouring pieces as long as a common code is cheaper
 // (block.go). Every block is written in whichever of the three forms is the
 // shortest (huffman.go, write.go).

@@ -135,11 +135,14 @@ func (e *Encoder) gather(src []byte, pos int) {
 	c.src, c.start = src, pos
 	c.steps, c.first, c.cost = c.steps[:n], c.first[:n+1], c.cost[:n+1]
 	c.matches = c.matches[:0]
-	run := false // they are inside of a long run
-	skip := 0    // positions to go inside of a match that is long enough
+	run := false             // they are inside of a long run
+	skip := 0                // positions to go inside of a match that is long enough
+	var distance, length int // of the longest match of the position before
 	i := 0
 	for ; i < n && len(c.matches) < maxMatches-maxMatch; i++ {
 		c.first[i] = int32(len(c.matches))
+		length = max(length-1, 0)
+		e.finder.known, e.finder.shared = pos+i-distance, length
 		if skip > 0 {
 			skip--
 			if !run || skip < runDistance {
@@ -149,10 +152,11 @@ func (e *Encoder) gather(src []byte, pos int) {
 		}
 		c.matches = e.finder.find(pos+i, c.matches)
 		if k := len(c.matches); k > int(c.first[i]) {
-			if l := c.matches[k-1].length(); l >= e.finder.nice {
-				skip = l - 1
-				d := c.matches[k-1].distance()
-				run = d <= runDistance && e.finder.goesOn(pos+i+l, d)
+			m := c.matches[k-1]
+			length, distance = m.length(), int(m.distance())
+			if length >= e.finder.nice {
+				skip = length - 1
+				run = distance <= runDistance && e.finder.goesOn(pos+i+length, m.distance())
 			}
 		}
 	}
@@ -166,6 +170,7 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	if known := e.prior.literal[endOfBlock] > 0; !known || p.Passes == 0 {
 		c.lazy()
 		c.count(0, c.n, &e.prior)
+		e.prior.mixLiterals(c.src[c.start : c.start+c.n])
 	}
 	if p.Passes > 0 {
 		// The chunk before tells more of what is cheap than a lazy search.

@@ -20,16 +20,21 @@ func (m match) slot() uint32     { return uint32(m) >> 24 & 0x1f }
 const (
 	hash3Bits = 14
 	hash4Bits = 15
+	treeBits  = 16
 )
 
 // none is a position that is outside of every window.
 const none = -1 << 30
 
+// treeBytes is how many bytes the positions of a tree share, up to the collisions of a hash. Of what shares
+// less, the nearest position is known.
+const treeBytes = 5
+
 // finder finds matches in the window before a position. Positions with the
-// same 4-byte hash form a binary tree, sorted by the first bytes that follow,
+// same 5-byte hash form a binary tree, sorted by the first bytes that follow,
 // in which every node is nearer than its children: a search visits the nearest
 // candidates first and leaves the tree with the new position as its root. With
-// an order of 0 they form a chain instead, the nearest first.
+// an order of 0, positions with the same 4-byte hash form a chain instead, the nearest first.
 type finder struct {
 	src   []byte
 	depth int // most nodes visited in a search
@@ -39,8 +44,15 @@ type finder struct {
 	// position compares no further, which makes long runs cheap.
 	order int
 
+	// A position that is known to share so many bytes with the one that is looked at: where the match of the position
+	// before goes on. 0 bytes: none is known.
+	known, shared int
+
+	shift3, shift4, shiftTree uint // of the hashes: small inputs use a part of the tables
+
 	last3 [1 << hash3Bits]int32 // the latest position of each 3-byte hash
-	root  [1 << hash4Bits]int32 // the root of each tree, or the head of each chain
+	last4 [1 << hash4Bits]int32 // the latest position of each 4-byte hash, or the head of each chain
+	root  [1 << treeBits]int32  // the root of each tree
 	// child has the smaller and the larger child of the position p at
 	// 2*(p&windowMask), or the next of its chain at p&windowMask.
 	child [2 * windowSize]int32
@@ -48,13 +60,39 @@ type finder struct {
 
 func (f *finder) reset(src []byte, p Params) {
 	f.src, f.depth, f.nice, f.order = src, p.Depth, p.Nice, min(p.Order, p.Nice)
-	for i := range f.last3 {
-		f.last3[i] = none
-	}
-	for i := range f.root {
-		f.root[i] = none
+	f.known, f.shared = 0, 0
+	size := uint(bits.Len(uint(len(src)))) + 1 // so many bits that collisions are rare
+	bits3, bits4, bitsTree := min(size, hash3Bits), min(size, hash4Bits), min(size, treeBits)
+	f.shift3, f.shift4, f.shiftTree = 32-bits3, 32-bits4, 64-bitsTree
+	vacate(f.last3[:1<<bits3])
+	vacate(f.last4[:1<<bits4])
+	if f.order > 0 {
+		vacate(f.root[:1<<bitsTree])
 	}
 }
+
+func vacate(table []int32) {
+	for i := range table {
+		table[i] = none
+	}
+}
+
+const hashFactor = 0x9e3779b1
+
+func (f *finder) head3(next uint32) *int32 {
+	return &f.last3[next<<8*hashFactor>>(f.shift3&31)&(1<<hash3Bits-1)]
+}
+
+func (f *finder) head4(next uint32) *int32 {
+	return &f.last4[next*hashFactor>>(f.shift4&31)&(1<<hash4Bits-1)]
+}
+
+func (f *finder) tree(next uint64) *int32 {
+	return &f.root[next<<(64-8*treeBytes)*0x9e3779b97f4a7c15>>(f.shiftTree&63)&(1<<treeBits-1)]
+}
+
+// treeRest is how many bytes from a position on there must be for it to be put into a tree.
+const treeRest = 8
 
 // find inserts position i and appends its matches to out: rising lengths, each
 // with the smallest distance found for it. Positions must come in order,
@@ -66,16 +104,34 @@ func (f *finder) find(i int, out []match) []match {
 	}
 	next := binary.LittleEndian.Uint32(f.src[i:])
 	best := minMatch - 1
-	h := &f.last3[next<<8*0x9e3779b1>>(32-hash3Bits)]
+	h := f.head3(next)
 	if p := int(*h); i-p <= windowSize && binary.LittleEndian.Uint32(f.src[p:])<<8 == next<<8 {
 		out = append(out, newMatch(minMatch, uint32(i-p)))
 		best = minMatch
 	}
 	*h = int32(i)
+	h = f.head4(next)
+	p := int(*h)
+	*h = int32(i)
 	if f.order == 0 {
-		return f.follow(i, limit, next, best, out)
+		f.child[i&windowMask] = int32(p)
+		return f.follow(i, p, limit, next, best, out)
 	}
-	return f.search(i, limit, min(f.nice, limit), next, best, out)
+	if i-p < windowSize && binary.LittleEndian.Uint32(f.src[p:]) == next {
+		n := 4
+		if p == f.known {
+			n = max(n, min(f.shared, limit))
+		}
+		best = extend(f.src, p, i, n, limit)
+		out = append(out, newMatch(best, uint32(i-p)))
+		if best > f.shared {
+			f.known, f.shared = p, best
+		}
+	}
+	if limit < treeRest {
+		return out
+	}
+	return f.search(i, limit, min(f.nice, limit), best, out)
 }
 
 // skip inserts position i without looking for its matches.
@@ -85,15 +141,16 @@ func (f *finder) skip(i int) {
 		return
 	}
 	next := binary.LittleEndian.Uint32(f.src[i:])
-	f.last3[next<<8*0x9e3779b1>>(32-hash3Bits)] = int32(i)
+	*f.head3(next) = int32(i)
+	h := f.head4(next)
 	if f.order == 0 {
-		r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
-		f.child[i&windowMask] = *r
-		*r = int32(i)
-		return
+		f.child[i&windowMask] = *h
 	}
-	limit = min(limit, f.order)
-	f.search(i, limit, limit, next, maxMatch, nil)
+	*h = int32(i)
+	if f.order > 0 && limit >= treeRest {
+		limit = min(limit, f.order)
+		f.search(i, limit, limit, maxMatch, nil)
+	}
 }
 
 // goesOn tells whether from position i on as many bytes as a match can have are
@@ -102,14 +159,9 @@ func (f *finder) goesOn(i int, distance uint32) bool {
 	return i+maxMatch <= len(f.src) && extend(f.src, i-int(distance), i, 0, maxMatch) == maxMatch
 }
 
-// follow walks along the chain of position i, which becomes its new head, and
-// appends the matches longer than best.
-func (f *finder) follow(i, limit int, next uint32, best int, out []match) []match {
+// follow walks along the chain that begins with p and appends the matches of position i that are longer than best.
+func (f *finder) follow(i, p, limit int, next uint32, best int, out []match) []match {
 	src := f.src
-	r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
-	p := int(*r)
-	f.child[i&windowMask] = int32(p)
-	*r = int32(i)
 	for depth := f.depth; i-p < windowSize && depth > 0 && best < limit; depth-- {
 		if src[p+best] == src[i+best] && binary.LittleEndian.Uint32(src[p:]) == next {
 			if n := extend(src, p, i, 4, limit); n > best {
@@ -128,11 +180,12 @@ func (f *finder) follow(i, limit int, next uint32, best int, out []match) []matc
 // search walks down the tree of position i, which becomes its new root, and
 // appends the matches longer than best. It compares limit bytes at most and ends at
 // a match of nice or more.
-func (f *finder) search(i, limit, nice int, next uint32, best int, out []match) []match {
+func (f *finder) search(i, limit, nice, best int, out []match) []match {
 	src := f.src
-	r := &f.root[next*0x9e3779b1>>(32-hash4Bits)]
+	r := f.tree(binary.LittleEndian.Uint64(src[i:]))
 	p := int(*r)
 	*r = int32(i)
+	known, shared := f.known, min(f.shared, limit)
 	// Where the next smaller and the next larger position found belong, and how
 	// many bytes the last ones of each side share with position i.
 	smaller, larger := 2*(i&windowMask), 2*(i&windowMask)+1
@@ -140,6 +193,9 @@ func (f *finder) search(i, limit, nice int, next uint32, best int, out []match) 
 	for depth := f.depth; i-p < windowSize && depth > 0; depth-- {
 		// All between the two is sorted, so it shares what both share.
 		n := min(sharedSmaller, sharedLarger, f.order)
+		if p == known {
+			n = max(n, shared)
+		}
 		n = extend(src, p, i, n, limit)
 		if n > best {
 			best = n

@@ -17,6 +17,9 @@ type effort struct {
 	indexed []strategy // tried for palettes and for less than 8 bits
 	finals  int        // how many of the best are compared once more, with more care
 	sample  int        // of a picture much larger than so many bytes, strategies are tried on about that much
+	// first, where it is not 0, is how many bytes of a picture are enough to see which strategies are the best keep, which alone are
+	// tried on the sample.
+	first, keep int
 	// hope is the percentage of the judge's size that deflating in earnest may
 	// get to. A picture that would need less to become smaller stays: half of
 	// the time went into those, for 1 to 4 % of what is saved.
@@ -42,10 +45,13 @@ var (
 		params:  deflate.Quick,
 	}
 	bestEffort = effort{
-		direct:  []strategy{strategyNone, strategySub, strategyEntropy, strategyBigrams},
-		indexed: []strategy{strategyNone, strategySub, strategyBigrams},
+		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
+			strategyEntropy, strategyBigrams},
+		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyBigrams},
 		finals:  1,
 		sample:  2 << 20,
+		first:   192 << 10,
+		keep:    3,
 		hope:    55,
 		params:  deflate.Normal,
 	}
@@ -97,9 +103,8 @@ var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
 // candidate is a form of the picture and a way to filter it.
 type candidate struct {
-	ra     *raster
-	sample *raster // what it is judged by
-	s      strategy
+	ra *raster
+	s  strategy
 	// filters is what s does with the rows of the whole picture; it is not set
 	// while only the sample has been judged.
 	filters *rowFilters
@@ -124,11 +129,7 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 	}
 	eff := effortFor(o.Level, size)
 	buf := make([]byte, size)
-	var samples []*raster // what is tried of each form
-	for _, form := range forms {
-		samples = append(samples, form.sample(eff.sample))
-	}
-	list, err := e.rank(forms, samples, eff, buf, b)
+	list, err := e.rank(forms, eff, buf, b)
 	if err != nil {
 		return nil, err
 	}
@@ -209,9 +210,9 @@ func (ra *raster) paletteBytes() int {
 }
 
 // rank judges every strategy on the sample of every form, the best first.
-func (e *encoder) rank(forms, samples []*raster, eff effort, buf []byte, b *budget) ([]candidate, error) {
+func (e *encoder) rank(forms []*raster, eff effort, buf []byte, b *budget) ([]candidate, error) {
 	var list []candidate
-	for i, form := range forms {
+	for _, form := range forms {
 		strategies := eff.direct
 		if form.hdr.ctype == indexed || form.hdr.depth < 8 {
 			strategies = eff.indexed
@@ -222,32 +223,65 @@ func (e *encoder) rank(forms, samples []*raster, eff effort, buf []byte, b *budg
 		if form.narrow() {
 			strategies = slices.DeleteFunc(slices.Clone(strategies), func(s strategy) bool { return s >= strategyMinSum })
 		}
-		if len(forms) == 1 && len(strategies) == 1 {
-			return []candidate{{ra: form, sample: samples[i], s: strategies[0]}}, nil
+		for _, s := range strategies {
+			list = append(list, candidate{ra: form, s: s})
 		}
-		all, err := e.fl.choices(samples[i], strategies, b)
-		if err != nil {
+	}
+	if len(list) == 1 {
+		return list, nil
+	}
+	if eff.first > 0 && len(list) > eff.keep && len(buf) > 2*eff.first {
+		if err := e.judgeAll(list, forms, eff.first, buf, b); err != nil {
 			return nil, err
 		}
-		for k, s := range strategies {
-			c := candidate{ra: form, sample: samples[i], s: s}
-			if c.sample == form {
-				c.filters = &all[k]
+		list = list[:eff.keep]
+	}
+	if err := e.judgeAll(list, forms, eff.sample, buf, b); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// judgeAll judges candidates on about size bytes of the picture, or all of it where size is 0, and puts the best first.
+func (e *encoder) judgeAll(list []candidate, forms []*raster, size int, buf []byte, b *budget) error {
+	for _, form := range forms {
+		var strategies []strategy
+		for i := range list {
+			if list[i].ra == form {
+				strategies = append(strategies, list[i].s)
 			}
-			data, err := e.fl.apply(buf, c.sample, all[k], b)
+		}
+		if len(strategies) == 0 {
+			continue
+		}
+		sample := form.sample(size)
+		all, err := e.fl.choices(sample, strategies, b)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			c := &list[i]
+			if c.ra != form {
+				continue
+			}
+			filters := all[0]
+			all = all[1:]
+			if sample == form {
+				c.filters = &filters
+			}
+			data, err := e.fl.apply(buf, sample, filters, b)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if c.score, err = e.measure(data, b); err != nil {
-				return nil, err
+				return err
 			}
 			// As if the rest of the picture were like the sample.
-			c.score = int(int64(c.score)*int64(len(c.ra.pix))/int64(len(c.sample.pix))) + c.ra.paletteBytes()
-			list = append(list, c)
+			c.score = int(int64(c.score)*int64(len(form.pix))/int64(len(sample.pix))) + form.paletteBytes()
 		}
 	}
 	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
-	return list, nil
+	return nil
 }
 
 // without gives the others, in a list of their own.

@@ -148,8 +148,11 @@ func (fl *filterer) choices(ra *raster, strategies []strategy, b *budget) ([]row
 	err := fl.eachRow(ra, b, func(cur, prev []byte, row int) {
 		// The lower type wins a tie.
 		for f := filterNone; f < filterTypes; f++ {
-			t := fl.tried[:len(cur)]
-			applyFilter(f, t, cur, prev, dist)
+			t := cur
+			if f != filterNone {
+				t = fl.tried[:len(cur)]
+				applyFilter(f, t, cur, prev, dist)
+			}
 			for i, s := range strategies {
 				if s < strategyMinSum {
 					continue

@@ -10,7 +10,7 @@ import (
 // they did. If that is meant, raise Version and set the sum anew; an update of
 // the library that judges strategies can cause it too.
 func TestVersion(t *testing.T) {
-	const version, want = 4, "c6f58a4538d593763c80eb6526ff88c4e8bc1dd959efa2e97cc37b6afdcc5434"
+	const version, want = 5, "76764c5d7740943ad6bd95bedce56e9d7152eca5425ada8f1395da594bc2df07"
 	sum := sha256.New()
 	for _, h := range formats() {
 		b := plain(h.ctype, h.depth)
