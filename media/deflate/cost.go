@@ -159,6 +159,21 @@ func (c *costs) entropyCosts(h *histogram) {
 	})
 }
 
+// of gives the cost of a block's sequence, without its end.
+func (c *costs) of(h *histogram) uint32 {
+	var sum uint32
+	for s, n := range h.literal[:endOfBlock] {
+		sum += n * c.literal[s]
+	}
+	for s, n := range h.literal[firstLength:] {
+		sum += n * c.length[lengthBase[s]]
+	}
+	for s, n := range h.distance {
+		sum += n * c.distance[s]
+	}
+	return sum
+}
+
 // fixedCosts sets the costs of the fixed code (3.2.6).
 func (c *costs) fixedCosts() {
 	for s := range c.literal {

@@ -26,7 +26,7 @@ var (
 	Swift    = Params{Depth: 8, Nice: 32, Passes: 1}
 	Quick    = Params{Depth: 12, Nice: 48, Order: 48, Passes: 1}
 	Normal   = Params{Depth: 24, Nice: 100, Order: 100, Passes: 1}
-	Thorough = Params{Depth: 60, Nice: 258, Order: 258, Passes: 2}
+	Thorough = Params{Depth: 30, Nice: 258, Order: 258, Passes: 2}
 )
 
 func (p Params) validate() error {
@@ -184,17 +184,19 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 		h := &ps[i].h
 		for last, n := uint32(0), 0; n < p.Passes; n++ {
 			e.costs.entropyCosts(h)
-			cost := c.cheapest(from, to, &e.costs)
-			c.count(from, to, h)
-			if n > 0 && cost+cost/4096 >= last {
-				break // it does not get better any more
+			if n > 0 && e.costs.of(h)+last/settled >= last {
+				break // the costs are what they were
 			}
-			last = cost
+			last = c.cheapest(from, to, &e.costs)
+			c.count(from, to, h)
 		}
 		e.prior.add(h)
 		e.write(w, from, to, h, final && i == len(ps)-1)
 	}
 }
+
+// settled is the part of its cost by which a sequence must become cheaper, when its own statistics give the costs, for another search.
+const settled = 256
 
 // smallBlock is up to how many bytes a block is also parsed for the fixed codes.
 const smallBlock = 2048
