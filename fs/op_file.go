@@ -67,10 +67,18 @@ func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	switch {
 	case in.Flags&syscall.O_TRUNC != 0:
 		var size uint64
-		kill := in.Mode&fuse.OPEN_KILL_SUIDGID != 0
+		kill, hadSetID := in.Mode&fuse.OPEN_KILL_SUIDGID != 0, false
+		if kill {
+			if hadSetID, err = f.hasSetID(ino); err != nil {
+				break
+			}
+		}
 		var inode meta.Inode
 		if inode, err = f.volume.SetAttr(f.ctx, ino, SetAttr{Size: &size, KillPriv: kill}); err == nil && kill {
 			err = f.killSGID(&in.InHeader, &inode)
+		}
+		if hadSetID {
+			f.modeChanged(in.NodeId)
 		}
 	case f.writeback && writes(in.Flags):
 		dropCaps, err = f.hasCapabilities(ino)
@@ -132,9 +140,19 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	case f.mayWriteBehind(in):
 		how = WriteBehind
 	}
+	hadSetID := false
+	if how&WriteKillPriv != 0 {
+		var err error
+		if hadSetID, err = f.hasSetID(ino); err != nil {
+			return 0, f.status(opWrite, ino, err)
+		}
+	}
 	inode, err := f.volume.Write(f.ctx, ino, in.Offset, data, how)
 	if err == nil && how&WriteKillPriv != 0 {
 		err = f.killSGID(&in.InHeader, &inode)
+	}
+	if hadSetID {
+		f.modeChanged(in.NodeId)
 	}
 	if err != nil {
 		return 0, f.status(opWrite, ino, err)
@@ -207,14 +225,29 @@ func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
 	if header.Uid == 0 {
 		return nil
 	}
+	has, err := f.hasSetID(ino)
+	if err != nil || !has {
+		return err
+	}
+	inode, err := f.volume.SetAttr(f.ctx, ino, SetAttr{KillPriv: true})
+	if err == nil {
+		err = f.killSGID(header, &inode)
+	}
+	f.modeChanged(f.node(ino))
+	return err
+}
+
+// hasSetID tells whether a file has a set-id bit, which the next change of its contents may drop.
+func (f *filesystem) hasSetID(ino meta.Ino) (bool, error) {
 	inode, err := f.volume.Inode(f.ctx, ino)
-	if err != nil || inode.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
-		return err
-	}
-	if inode, err = f.volume.SetAttr(f.ctx, ino, SetAttr{KillPriv: true}); err != nil {
-		return err
-	}
-	return f.killSGID(header, &inode)
+	return inode.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0, err
+}
+
+// modeChanged has the kernel ask for the mode of a file when it needs it next. After a WRITE, OPEN, FALLOCATE or COPY_FILE_RANGE it
+// expects other times, another size, but the mode that it knows, and would go on giving away the rights of the owner.
+// It forgets attributes only: that waits for nothing, so a request may do it.
+func (f *filesystem) modeChanged(node uint64) {
+	f.server.InodeNotify(node, -1, 0)
 }
 
 // killSGID drops the set-group-id bit of a file that its group may not execute, after a change by somebody of another group;
