@@ -33,6 +33,7 @@ type ownTimes struct {
 }
 
 const (
+	dropPagesWait   = time.Second
 	ownTimesWait    = 50 * time.Millisecond
 	ownTimesThreads = 8
 )
@@ -142,4 +143,25 @@ func fileHandle(node uint64) unix.FileHandle {
 	b = binary.NativeEndian.AppendUint32(b, uint32(node))
 	b = binary.NativeEndian.AppendUint32(b, 0)
 	return unix.NewFileHandle(fileidIno64Gen, b)
+}
+
+// dropPages has the kernel forget what it has cached of a range that was written past its cache. It does so itself before such a
+// write, and after one that the caller waits for; but not after one that was submitted (io_submit(2)), nor after one through a file that
+// is always past the cache. Who reads through the cache meanwhile has what was there before put back into it, to stay.
+//
+// It is done before the write is answered: whoever reads after that reads what was written. A reader whose page is waited for is
+// answered by another thread. If the kernel could only write a part directly, it sends the rest with its pages locked, which
+// would wait for this very answer: so the wait is short.
+func (f *filesystem) dropPages(node uint64, off, length int64) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.server.InodeNotify(node, off, length) // ENOENT: the kernel does not know it
+	}()
+	timer := time.NewTimer(dropPagesWait)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }

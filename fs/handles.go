@@ -18,16 +18,21 @@ const (
 	// handleDirect: past the kernel's cache, which then leaves O_SYNC to the server. Flags of a request do not say it: programs
 	// change O_DIRECT of an open file.
 	handleDirect
+	handleCached // opened without O_DIRECT, and not past the cache
 
 	handleBits = iota
 )
 
 // opened answers an open: the caller has referenced the inode.
 func (f *filesystem) opened(node uint64, flags uint32, dropCaps bool, out *fuse.OpenOut) {
-	f.nodes.open(node, writes(flags), dropCaps)
+	cached := flags&syscall.O_DIRECT == 0 && !f.pastCache(flags)
+	f.nodes.open(node, writes(flags), cached, dropCaps)
 	out.Fh = f.handles.Add(1) << handleBits
 	if flags&syscall.O_NOATIME != 0 {
 		out.Fh |= handleNoAtime
+	}
+	if cached {
+		out.Fh |= handleCached
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if !f.writeback && f.locks == nil && f.closing == nil {
@@ -48,7 +53,7 @@ func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if f.locks != nil {
 		f.unlockHandle(in.NodeId, in.Fh)
 	}
-	f.nodes.release(in.NodeId, writes(in.Flags))
+	f.nodes.release(in.NodeId, writes(in.Flags), in.Fh&handleCached != 0)
 	if f.nodes.get(in.NodeId).opens == 0 {
 		f.failures.drop(in.NodeId)
 	}

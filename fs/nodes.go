@@ -29,6 +29,7 @@ type node struct {
 	lookups uint64 // that the kernel will give back
 	opens   uint32 // open files, each with a Reference
 	writers uint32 // those of opens that may write
+	cached  uint32 // those of opens that read through the kernel's cache
 	// held: a Reference is kept, because the inode has no name (any more) and the kernel may still come back to it (a
 	// working directory, an O_PATH descriptor). Given back when lookups is 0.
 	held bool
@@ -132,7 +133,7 @@ func (t *nodeTable) named(id uint64) (unreference bool) {
 }
 
 // open counts a handle; the caller has referenced the inode.
-func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
+func (t *nodeTable) open(id uint64, writer, cached, dropCaps bool) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,6 +141,9 @@ func (t *nodeTable) open(id uint64, writer, dropCaps bool) {
 	n.opens++
 	if writer {
 		n.writers++
+	}
+	if cached {
+		n.cached++
 	}
 	n.dropCaps = n.dropCaps || dropCaps
 	s.m[id] = n
@@ -160,7 +164,7 @@ func (t *nodeTable) setFresh(id uint64, fresh bool) {
 }
 
 // release takes a handle back, and tells whether it was the last that could write.
-func (t *nodeTable) release(id uint64, writer bool) (lastWriter bool) {
+func (t *nodeTable) release(id uint64, writer, cached bool) (lastWriter bool) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,6 +176,9 @@ func (t *nodeTable) release(id uint64, writer bool) (lastWriter bool) {
 	if writer && n.writers > 0 {
 		n.writers--
 		lastWriter = n.writers == 0
+	}
+	if cached && n.cached > 0 {
+		n.cached--
 	}
 	s.put(id, n)
 	return lastWriter

@@ -57,7 +57,7 @@ func TestNodeTable(t *testing.T) {
 					return // the kernel opens what it knows
 				}
 				writer := rapid.Bool().Draw(t, "writer")
-				table.open(id, writer, false)
+				table.open(id, writer, false, false)
 				m.opens++
 				if writer {
 					m.writers++
@@ -69,7 +69,7 @@ func TestNodeTable(t *testing.T) {
 					return
 				}
 				writer := m.writers == m.opens || m.writers > 0 && rapid.Bool().Draw(t, "writer")
-				table.release(id, writer)
+				table.release(id, writer, false)
 				m.opens--
 				if writer {
 					m.writers--
@@ -112,7 +112,7 @@ func TestSyncsAfterWrites(t *testing.T) {
 	if table.written(id) {
 		t.Error("an fsync is expected of a file that nobody has open")
 	}
-	table.open(id, true, false)
+	table.open(id, true, false, false)
 	for i, step := range []struct{ fsyncs, writes, expected int }{
 		{0, 3, 0}, // nothing is known
 		{1, 1, 0}, // three writes had one together

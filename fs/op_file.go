@@ -172,6 +172,9 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		}
 	}
 	f.stats.bytesWritten.Add(uint64(len(data)))
+	if !fromCache && (in.Fh&handleDirect != 0 || in.Flags&syscall.O_DIRECT != 0) && f.nodes.get(in.NodeId).cached > 0 {
+		f.dropPages(in.NodeId, int64(in.Offset), int64(len(data)))
+	}
 	if f.others == nil && f.nodes.written(in.NodeId) {
 		f.syncEarly()
 	}
