@@ -78,7 +78,8 @@ func runMountHelper(args []string) exitCode {
 	})
 }
 
-// runUmountHelper is the program as umount.fuse.vde: so that plain umount(8) waits too until everything is on disk.
+// runUmountHelper is the program as umount.fuse.vde: so that umount(8) waits too until everything is on disk, where it asks for the helper.
+// It does not if it takes the type from statfs(2), which knows "fuse" only.
 func runUmountHelper(args []string) exitCode {
 	return runHelper(args[0], func(ctx context.Context) error {
 		h, err := parseHelperArgs(args[1:])

@@ -86,7 +86,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	d.running = ctx
 
 	// From before the identity is read: two first mounts must not both make one.
-	if d.hold, err = vde.Hold(nil, d.cfg.Store); err != nil {
+	if d.hold, err = d.holdStore(); err != nil {
 		return explainOpen(d.cfg.Store, err)
 	}
 	if d.identity, err = prepareNode(d.cfg.Store, d.cfg.Node); err != nil {
@@ -123,6 +123,39 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	closeErr := d.closeVolume()
 	d.log.WithField("store", d.cfg.Store).Info("store closed")
 	return errors.Join(err, closeErr)
+}
+
+// holdStore takes the store for this process. A daemon that is closing it is waited for: umount(8) returns when the mount has left the
+// tree, while what was written last is still on its way to the disk, and a mount that follows at once is no mistake.
+func (d *daemon) holdStore() (io.Closer, error) {
+	const poll = 50 * time.Millisecond
+	// The daemon hears of its mount's end a moment later. One that goes on without a place in the tree has been unmounted lazily.
+	const moment = 2 * time.Second
+	start, said, gone := time.Now(), false, false
+	for {
+		hold, err := vde.Hold(nil, d.cfg.Store)
+		if !errors.Is(err, vde.ErrStoreInUse) || gone || d.stopAsked.Load() {
+			return hold, err
+		}
+		report, statusErr := newControlClient(d.cfg.Store).status(d.running)
+		switch {
+		case errors.Is(statusErr, errNoDaemon):
+			gone = true // perhaps just now: tried once more
+			continue
+		case statusErr != nil:
+			return nil, err
+		case report.State == stateMounted:
+			if m, mountErr := mountOf(d.cfg.Store); mountErr != nil || m != nil || time.Since(start) > moment {
+				return nil, err
+			}
+		case report.State != stateClosing:
+			return nil, err
+		case !said:
+			d.log.WithField("pid", report.PID).Info("waiting for the daemon that is closing the store")
+			said = true
+		}
+		time.Sleep(poll)
+	}
 }
 
 // serveMount mounts and waits for the unmount.

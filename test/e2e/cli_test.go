@@ -365,6 +365,19 @@ func TestUmountWaits(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(d.store, "control.sock")); err == nil {
 		t.Error("the control socket was left behind")
 	}
+	// A mount that follows at once waits for the daemon of the one before, which is held up here.
+	d.mount()
+	d.sh("sync -f $MNT")
+	pid = d.status().PID
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(pid, unix.SIGCONT)
+	if err := unix.Unmount(d.mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { unix.Kill(pid, unix.SIGCONT) })
+	d.mount()
 }
 
 // A dead daemon: status and umount say so, and a new mount takes its place.
