@@ -20,7 +20,7 @@ SIZE    ?= 10G
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix cluster-test bench bench-raft bench-png bench-cluster fmt install uninstall clean help
+.PHONY: all build run stop cluster cluster-stop test check unit crashes crash sim e2e posix xfstests cluster-test bench bench-raft bench-png bench-cluster fmt install uninstall clean help
 
 all: build
 
@@ -108,6 +108,11 @@ cluster-test:
 posix:
 	@CGO_ENABLED=0 $(GO) test -timeout 0 -v -run 'TestDiff$$' ./test/diff -args -diff.seed=0 -diff.for=$${POSIX_FOR:-8h}
 
+# VDE_XFSTESTS names a directory with a built copy of xfstests; docs/testing.md says how to make one. XFSTESTS are the arguments of its check.
+XFSTESTS ?= -g auto -x dangerous
+xfstests: build
+	@./test/xfstests/run $(XFSTESTS)
+
 bench:
 	@./.ci/needs bench
 	@$(GO) run ./test/bench $(BENCHFLAGS)
@@ -154,6 +159,7 @@ help:
 	@echo 'make sim      simulated clusters for hours'
 	@echo 'make crash    the crash test for hours; CRASH_POINTS=$(CRASH_POINTS)'
 	@echo 'make posix    random system calls, compared with ext4, for hours'
+	@echo 'make xfstests  the tests of VDE_XFSTESTS, a built copy of xfstests, for hours; XFSTESTS="-g quick" are arguments of its check'
 	@echo 'make cluster-test  a cluster that is killed, stopped and cut, for hours (CLUSTER_FOR)'
 	@echo 'make bench    speed beside the disk itself and a FUSE loopback; BENCHFLAGS=-json for programs'
 	@echo 'make bench-raft  one Raft group beside the disk itself (part of make bench); RAFTBENCHFLAGS=-json'
