@@ -19,24 +19,25 @@ func init() {
 
 // iocb is struct iocb of linux/aio_abi.h on a machine with the low byte first.
 type iocb struct {
-	data            uint64
-	key, rwFlags    uint32
-	opcode          uint16
-	priority        int16
-	fd              uint32
-	buf             uint64
-	nbytes          uint64
-	offset          int64
-	reserved        uint64
-	flags, resultFd uint32
+	_      uint64 // data
+	_      [2]uint32
+	opcode uint16
+	_      int16 // priority
+	fd     uint32
+	buf    uint64
+	nbytes uint64
+	offset int64
+	_      uint64
+	_      [2]uint32 // flags, and a descriptor for results
 }
 
 const iocbCmdPwrite = 1
 
 // ioEvent is struct io_event.
 type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
+	_   [2]uint64 // data, and the iocb
+	res int64
+	_   int64
 }
 
 // mixedDirect writes with O_DIRECT, waited for and submitted, while others read through the cache: what is read after a write has
