@@ -70,9 +70,14 @@ func mixedDirect(t *testing.T, dir string) {
 			t.Fatalf("io_submit: %d, %v", n, errno)
 		}
 		events := make([]ioEvent, len(blocks))
-		n, _, errno = unix.Syscall6(unix.SYS_IO_GETEVENTS, ring, uintptr(len(events)), uintptr(len(events)), uintptr(unsafe.Pointer(&events[0])), 0, 0)
-		if errno != 0 || int(n) != len(events) {
-			t.Fatalf("io_getevents: %d, %v", n, errno)
+		for have := 0; have < len(events); have += int(n) {
+			n, _, errno = unix.Syscall6(unix.SYS_IO_GETEVENTS, ring, 1, uintptr(len(events)-have), uintptr(unsafe.Pointer(&events[have])), 0, 0)
+			if errno == unix.EINTR { // the runtime's signals
+				n, errno = 0, 0
+			}
+			if errno != 0 {
+				t.Fatalf("io_getevents: %v", errno)
+			}
 		}
 		for _, e := range events {
 			equal(t, "bytes written", e.res, piece)
