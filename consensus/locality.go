@@ -28,15 +28,15 @@ type usage struct {
 	led  uint64            // tick in which it became the leader
 }
 
-// used counts a proposal or a read of a node.
-func (r *replica) used(by uint64) {
+// used counts proposals or reads of a node.
+func (r *replica) used(by, times uint64) {
 	if r.state != raft.StateLeader {
 		return
 	}
 	if r.usage.by == nil {
 		r.usage.by = map[uint64]uint64{}
 	}
-	r.usage.by[by]++
+	r.usage.by[by] += times
 }
 
 // lookAtUsage returns the node that the group should be led by, for the use that it makes of it; 0: this one is as good as any.

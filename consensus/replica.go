@@ -336,7 +336,7 @@ func (r *replica) step(m *pb.Message) error {
 			return nil // it would be passed on with the term that it has, which the engine takes for a fault
 		}
 		if m.GetType() == pb.MsgReadIndex {
-			r.used(m.GetFrom())
+			r.used(m.GetFrom(), 1)
 		}
 		if isTidings(m) {
 			return r.hearTidings(m)
@@ -354,7 +354,7 @@ func (r *replica) step(m *pb.Message) error {
 		if m.GetType() == pb.MsgProp && r.state == raft.StateLeader {
 			r.collect()
 			r.news.proposed(m.GetFrom())
-			r.used(m.GetFrom())
+			r.used(m.GetFrom(), uint64(len(m.GetEntries())))
 		}
 		if !sleep {
 			return nil
@@ -375,16 +375,9 @@ func (r *replica) stepRaft(m *pb.Message) error {
 	return err
 }
 
-// propose proposes cmd. The ticket is answered when it is applied here, or when
-// it is certain that it never will be, or that nobody knows. An error that is
-// raft.ErrProposalDropped means: not now.
-func (r *replica) propose(cmd []byte, t *ticket) error {
-	t.cmd = cmd
-	return r.proposeTogether([]*ticket{t})
-}
-
-// proposeTogether is propose for the commands of several tickets, which stand behind each other in the log: all of them
-// are proposed or, with an error, none.
+// proposeTogether proposes the commands of several tickets, which then stand behind each other in the log: all of them, or with an
+// error none. Each ticket is answered when its command is applied here, or when it is certain that it never will be, or that nobody
+// knows. An error that is raft.ErrProposalDropped means: not now.
 func (r *replica) proposeTogether(ts []*ticket) error {
 	leading, seq := r.state == raft.StateLeader, r.seq
 	size := 0
@@ -423,8 +416,8 @@ func (r *replica) proposeTogether(ts []*ticket) error {
 		for i, t := range ts {
 			t.cmd = nil
 			r.proposals[seq+uint64(i)] = t
-			r.used(r.id)
 		}
+		r.used(r.id, uint64(len(ts)))
 		if leading {
 			r.collect()
 			r.locate(ts, data[:tagSize], r.appendQ[before:])
@@ -512,7 +505,7 @@ func (r *replica) read(t *ticket) error {
 		return nil
 	}
 	r.wake()
-	r.used(r.id)
+	r.used(r.id, 1)
 	return r.do(func() error {
 		if !r.exactRead {
 			if commit, ok := r.leased(); ok {
