@@ -65,7 +65,7 @@ func (t *failures) drop(node uint64) {
 // a close, and the kernel holds the page.
 func (f *filesystem) mayWriteBehind(in *fuse.WriteIn) bool {
 	return f.others != nil && !f.options.NoCache &&
-		in.WriteFlags&(fuse.WRITE_CACHE|fuse.WRITE_KILL_SUIDGID) == 0 &&
+		in.WriteFlags&fuse.WRITE_CACHE == 0 &&
 		in.Flags&(syscall.O_DIRECT|syscall.O_SYNC|syscall.O_DSYNC|syscall.O_APPEND) == 0
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -39,6 +41,11 @@ func (v *lazy) PeekInode(ino meta.Ino) (meta.Inode, error) {
 	return v.Inode(context.Background(), ino)
 }
 
+func (v *lazy) MayHaveSetID(ino meta.Ino) bool {
+	in, err := v.PeekInode(ino)
+	return err != nil || in.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
+}
+
 func (v *lazy) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how WriteFlags) (meta.Inode, error) {
 	if how&WriteBehind == 0 {
 		if err := v.Settle(ctx, ino); err != nil {
@@ -67,6 +74,13 @@ func (v *lazy) SetAttr(ctx context.Context, ino meta.Ino, change SetAttr) (meta.
 	return v.memVolume.SetAttr(ctx, ino, change)
 }
 
+// notedWrites is how many writes have been noted.
+func (v *lazy) notedWrites() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.behind
+}
+
 func (v *lazy) SetACLBehind(meta.Ino, []byte, bool) bool { return false }
 
 func (v *lazy) Settle(_ context.Context, ino meta.Ino) error {
@@ -91,7 +105,7 @@ func mountLazy(t *testing.T) (string, *lazy) {
 	logger, _ := test.NewNullLogger()
 	v := &lazy{memVolume: newMemVolume(), noted: map[meta.Ino][]func() error{}}
 	dir := t.TempDir()
-	server, err := Mount(v, dir, MountOptions{Logger: logger, Shared: true})
+	server, err := Mount(v, dir, MountOptions{Logger: logger, Shared: true, AllowOther: true, DefaultPermissions: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +179,48 @@ func TestWriteBehind(t *testing.T) {
 		}
 		if content(path) != "x" {
 			t.Errorf("the write is not done after %s", name)
+		}
+	}
+}
+
+// TestWriteBehindOfUsers: of a user whose writes drop set-id bits they are behind unless there are such bits.
+//
+// Not beside others: a program that is started closes what the test has open of other files, which settles them.
+func TestWriteBehindOfUsers(t *testing.T) {
+	dir, v := mountLazy(t)
+	for _, above := range []string{filepath.Dir(dir), filepath.Dir(filepath.Dir(dir))} {
+		if err := os.Chmod(above, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		mode, want uint32
+		behind     int
+	}{
+		"plain":  {0o666, 0o666, 1},
+		"setuid": {0o4777, 0o777, 0},
+		"setgid": {0o2777, 0o777, 0},
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Chmod(path, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		before := v.notedWrites()
+		cmd := exec.Command("dd", "of="+path, "conv=notrunc", "status=none")
+		cmd.Stdin = strings.NewReader("x")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+		if n := v.notedWrites() - before; n != test.behind {
+			t.Errorf("%s: %d writes are behind, want %d", name, n, test.behind)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil || st.Mode&0o7777 != test.want || st.Size != 1 {
+			t.Errorf("%s: mode %o, %d bytes, want %o and 1: %v", name, st.Mode&0o7777, st.Size, test.want, err)
 		}
 	}
 }

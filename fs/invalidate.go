@@ -28,6 +28,9 @@ type SharedVolume interface {
 	Peek(parent meta.Ino, name string) (meta.Inode, error)
 	// PeekInode is Inode in the same way; it does not wait for what was changed behind either.
 	PeekInode(ino meta.Ino) (meta.Inode, error)
+	// MayHaveSetID tells whether an inode has a set-id bit, as PeekInode knows it, or is about to have one by a change behind. It
+	// is true where that cannot be told.
+	MayHaveSetID(ino meta.Ino) bool
 }
 
 // Kernel is told to forget what another mount has changed; see above for when it may be called.

@@ -69,7 +69,7 @@ func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		var size uint64
 		kill, hadSetID := in.Mode&fuse.OPEN_KILL_SUIDGID != 0, false
 		if kill {
-			if hadSetID, err = f.hasSetID(ino); err != nil {
+			if hadSetID, err = f.mayHaveSetID(ino); err != nil {
 				break
 			}
 		}
@@ -138,13 +138,16 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	case !f.writeback && !fromCache && in.Flags&syscall.O_APPEND != 0:
 		how |= WriteAppend
 	case f.mayWriteBehind(in):
-		how = WriteBehind
+		how |= WriteBehind
 	}
 	hadSetID := false
 	if how&WriteKillPriv != 0 {
 		var err error
-		if hadSetID, err = f.hasSetID(ino); err != nil {
+		if hadSetID, err = f.mayHaveSetID(ino); err != nil {
 			return 0, f.status(opWrite, ino, err)
+		}
+		if hadSetID {
+			how &^= WriteBehind // they go now, not later
 		}
 	}
 	inode, err := f.volume.Write(f.ctx, ino, in.Offset, data, how)
@@ -228,7 +231,12 @@ func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
 	if header.Uid == 0 {
 		return nil
 	}
-	has, err := f.hasSetID(ino)
+	has, err := false, error(nil)
+	if node := f.node(ino); f.others != nil && f.nodes.get(node).fresh {
+		has = f.others.MayHaveSetID(ino)
+	} else {
+		has, err = f.hasSetID(ino)
+	}
 	if err != nil || !has {
 		return err
 	}
@@ -244,6 +252,15 @@ func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
 func (f *filesystem) hasSetID(ino meta.Ino) (bool, error) {
 	inode, err := f.volume.Inode(f.ctx, ino)
 	return inode.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0, err
+}
+
+// mayHaveSetID is hasSetID without asking the others: where it is only to be known what the kernel has been told, and whether a change
+// that drops the bits itself may be made later.
+func (f *filesystem) mayHaveSetID(ino meta.Ino) (bool, error) {
+	if f.others != nil {
+		return f.others.MayHaveSetID(ino), nil
+	}
+	return f.hasSetID(ino)
 }
 
 // modeChanged has the kernel ask for the mode of a file when it needs it next. After a WRITE, OPEN, FALLOCATE or COPY_FILE_RANGE it

@@ -130,7 +130,7 @@ const (
 	WriteFromCache
 	// WriteBehind allows the write to take effect later: before any later call on the inode that this volume gets, and
 	// before SharedVolume.Settle returns, which tells whether it has failed. The inode that is returned is its number only.
-	// It is given with no other flag.
+	// It is given with WriteKillPriv or with no other flag.
 	WriteBehind
 )
 

@@ -107,6 +107,8 @@ const (
 	SetMtime
 	SetCtime
 	KillPriv // clear set-id bits
+	// KillPrivBefore, of Fill alone, clears them before anything is set, as the KillPriv of a Write does.
+	KillPrivBefore
 )
 
 // Make creates an inode, with a name unless Orphan is set.

@@ -20,7 +20,7 @@ func samples() []Command {
 		&Remove{1, "a", true},
 		&Rename{1, "a", 2, "b", 2},
 		&Write{5, 4096, true, true, true, []byte("data")},
-		&Fill{5, 4096, SetMode | KillPriv, 0o4755, 1, 2, t, t, []byte("data")},
+		&Fill{5, 4096, SetMode | KillPriv | KillPrivBefore, 0o4755, 1, 2, t, t, []byte("data")},
 		&WriteRef{5, 1, 8192, true, true, 77, []alloc.Extent{{Start: 100, Count: 1}, {Start: 300, Count: 1}}, make([]byte, 8)},
 		&Fallocate{5, 3, 1, 2},
 		&Share{5, 1, 6, 2, 3, 9999},

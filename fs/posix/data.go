@@ -52,12 +52,12 @@ func (a *applier) write(c *command.Write) error {
 // fill is write, then setAttr.
 func (a *applier) fill(c *command.Fill) error {
 	if len(c.Data) > 0 {
-		if err := a.write(&command.Write{Ino: c.Ino, Off: c.Off, Data: c.Data}); err != nil {
+		if err := a.write(&command.Write{Ino: c.Ino, Off: c.Off, KillPriv: c.Set&command.KillPrivBefore != 0, Data: c.Data}); err != nil {
 			return err
 		}
 	}
 	return a.setAttr(&command.SetAttr{
-		Ino: c.Ino, Set: c.Set &^ (command.SetSize | command.SetCtime),
+		Ino: c.Ino, Set: c.Set &^ (command.SetSize | command.SetCtime | command.KillPrivBefore),
 		Mode: c.Mode, UID: c.UID, GID: c.GID, Atime: c.Atime, Mtime: c.Mtime,
 	})
 }

@@ -68,6 +68,7 @@ type behindWrite struct {
 	number uint64
 	off    uint64
 	data   []byte           // may be empty, with attr
+	kill   bool             // set-id bits are cleared by the write
 	attr   *command.SetAttr // nil: none
 	blocks uint64           // reserved
 	until  time.Time
@@ -88,7 +89,9 @@ func newBehind(v *Volume, memory int64, within time.Duration) *behind {
 
 // write notes a write that is to be done, copying data; it waits while too much is noted. It returns the error of an earlier
 // write of the file until settle has told it. blocks have been reserved and are given back when it is done.
-func (b *behind) write(ino meta.Ino, off uint64, data []byte, blocks uint64) error {
+//
+// kill is for who may not keep set-id bits: if the file has got some since the caller looked, they are cleared, as he may have been earlier.
+func (b *behind) write(ino meta.Ino, off uint64, data []byte, kill bool, blocks uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.bytes > 0 && b.bytes+len(data) > b.limit {
@@ -108,13 +111,14 @@ func (b *behind) write(ino meta.Ino, off uint64, data []byte, blocks uint64) err
 	if n := len(f.waiting); n > 0 {
 		if w := f.waiting[n-1]; w.attr == nil && w.end() == off && len(w.data)+len(data) <= behindChunk {
 			w.data = append(w.data, data...)
+			w.kill = w.kill || kill
 			w.blocks += blocks
 			b.pumpLocked(ino, f)
 			return nil
 		}
 	}
 	f.last++
-	f.waiting = append(f.waiting, &behindWrite{number: f.last, off: off, data: slices.Clone(data), blocks: blocks, until: time.Now().Add(b.within)})
+	f.waiting = append(f.waiting, &behindWrite{number: f.last, off: off, data: slices.Clone(data), kill: kill, blocks: blocks, until: time.Now().Add(b.within)})
 	b.pumpLocked(ino, f)
 	return nil
 }
@@ -137,12 +141,18 @@ func (b *behind) setAttr(ino meta.Ino, change func(before *meta.Inode) *command.
 		b.files[ino] = f
 	}
 	now := fs.Now()
-	for _, w := range f.flying {
+	wrote := func(w *behindWrite) {
 		in.Size, in.Mtime = max(in.Size, w.end()), now
+		if w.kill {
+			posix.SetAttrs(&in, &command.SetAttr{Set: command.KillPriv}, now)
+		}
+	}
+	for _, w := range f.flying {
+		wrote(w)
 	}
 	for _, w := range f.waiting {
 		if len(w.data) > 0 {
-			in.Size, in.Mtime = max(in.Size, w.end()), now
+			wrote(w)
 		}
 		if w.attr != nil {
 			posix.SetAttrs(&in, w.attr, now)
@@ -166,6 +176,20 @@ func (b *behind) setAttr(ino meta.Ino, change func(before *meta.Inode) *command.
 	f.waiting = append(f.waiting, &behindWrite{number: f.last, attr: c, until: time.Now().Add(b.within)})
 	b.pumpLocked(ino, f)
 	return in, true
+}
+
+// setsID tells whether a set-id bit of a file is about to be set.
+func (b *behind) setsID(ino meta.Ino) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.files[ino]
+	if f == nil {
+		return false
+	}
+	sets := func(w *behindWrite) bool {
+		return w.attr != nil && w.attr.Set&command.SetMode != 0 && w.attr.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+	}
+	return slices.ContainsFunc(f.flying, sets) || slices.ContainsFunc(f.waiting, sets)
 }
 
 // merge adds to a change of attributes one that comes after it.
@@ -239,10 +263,13 @@ func (b *behind) holdLocked(ino meta.Ino, f *behindFile, w *behindWrite) {
 // command returns what does a write.
 func (w *behindWrite) command(ino meta.Ino) command.Command {
 	if w.attr == nil {
-		return &command.Write{Ino: ino, Off: w.off, Data: w.data}
+		return &command.Write{Ino: ino, Off: w.off, KillPriv: w.kill, Data: w.data}
 	}
-	a := w.attr
-	return &command.Fill{Ino: ino, Off: w.off, Set: a.Set, Mode: a.Mode, UID: a.UID, GID: a.GID, Atime: a.Atime, Mtime: a.Mtime, Data: w.data}
+	a, set := w.attr, w.attr.Set
+	if w.kill {
+		set |= command.KillPrivBefore
+	}
+	return &command.Fill{Ino: ino, Off: w.off, Set: set, Mode: a.Mode, UID: a.UID, GID: a.GID, Atime: a.Atime, Mtime: a.Mtime, Data: w.data}
 }
 
 // fly does a write.
@@ -354,7 +381,7 @@ func (b *behind) waitAll() {
 }
 
 // writeBehind notes a write that need not be done when the call returns. EAGAIN: it must be done at once.
-func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data []byte) error {
+func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data []byte, kill bool) error {
 	if !v.replicated(ino.Group()) || v.readOnly || len(data) == 0 || off+uint64(len(data)) > vde.MaxFileSize {
 		return syscall.EAGAIN
 	}
@@ -365,7 +392,7 @@ func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data
 		}
 		return err
 	}
-	return v.behind.write(ino, off, data, blocks)
+	return v.behind.write(ino, off, data, kill, blocks)
 }
 
 // setAttrBehind is SetAttr for what need not be done when the call returns. false: it must be done at once.
@@ -390,6 +417,15 @@ func (v *Volume) SetACLBehind(ino meta.Ino, value []byte, clearSGID bool) bool {
 		return &command.SetAttr{Ino: ino, Set: command.SetMode, Mode: mode}
 	})
 	return ok
+}
+
+// MayHaveSetID implements fs.SharedVolume.
+func (v *Volume) MayHaveSetID(ino meta.Ino) bool {
+	if v.behind != nil && v.behind.setsID(ino) {
+		return true
+	}
+	in, err := v.inode(ino)
+	return err != nil || in.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
 
 // settled waits until what this mount has changed of an inode is what it reads of it.

@@ -160,6 +160,12 @@ func TestSetAttrBehind(t *testing.T) {
 	c := newTestCluster(t, 3, 0)
 	mine, other := c.v(2), c.v(3)
 	random := rand.New(rand.NewPCG(5, 11))
+	kill := func(in *meta.Inode) {
+		in.Mode &^= 0o4000
+		if in.Mode&0o010 != 0 {
+			in.Mode &^= 0o2000
+		}
+	}
 	for file := range 8 {
 		ino := mkfile(t, mine, fmt.Sprint("f", file))
 		want, err := mine.Inode(ctx, ino)
@@ -179,6 +185,10 @@ func TestSetAttrBehind(t *testing.T) {
 				data := make([]byte, 1+random.IntN(9000))
 				off := uint64(random.IntN(20000))
 				how := []fs.WriteFlags{fs.WriteBehind, fs.WriteBehind, 0}[random.IntN(3)]
+				if random.IntN(3) == 0 {
+					how |= fs.WriteKillPriv
+					kill(&want)
+				}
 				if _, err := mine.Write(ctx, ino, off, data, how); err != nil {
 					t.Fatal(err)
 				}
@@ -211,10 +221,7 @@ func TestSetAttrBehind(t *testing.T) {
 					want.GID = *change.GID
 				}
 				if change.KillPriv {
-					want.Mode &^= 0o4000
-					if want.Mode&0o010 != 0 {
-						want.Mode &^= 0o2000
-					}
+					kill(&want)
 				}
 				if change.Mode != nil {
 					want.Mode = want.Mode&^0o7777 | *change.Mode
@@ -250,6 +257,9 @@ func TestSetAttrBehind(t *testing.T) {
 				check("seen here", in)
 			default:
 				time.Sleep(time.Duration(random.IntN(5)) * time.Millisecond)
+			}
+			if want.Mode&0o6000 != 0 && !mine.MayHaveSetID(ino) {
+				t.Fatalf("file %d: mode %o: no set-id bit is known of", file, want.Mode)
 			}
 		}
 		if err := mine.Settle(ctx, ino); err != nil {

@@ -355,8 +355,8 @@ func (v *Volume) Read(ctx context.Context, ino meta.Ino, off uint64, dst []byte)
 
 // Write implements fs.Volume.
 func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
-	if how == fs.WriteBehind {
-		if err := v.writeBehind(ctx, ino, off, data); !errors.Is(err, syscall.EAGAIN) {
+	if how&fs.WriteBehind != 0 {
+		if err := v.writeBehind(ctx, ino, off, data, how&fs.WriteKillPriv != 0); !errors.Is(err, syscall.EAGAIN) {
 			return meta.Inode{Ino: ino}, err
 		}
 	}
