@@ -127,11 +127,43 @@ func (g *Group) Propose(ctx context.Context, cmd []byte, local any) (any, error)
 		}
 		rep = g.rep.Load()
 	}
-	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error {
-		t.cmd = cmd
-		g.proposeQueued(rep, t)
-		return nil
-	})
+	return g.proposeCommand(ctx, rep, cmd, local)
+}
+
+// Answer is what came of one command of ProposeAll.
+type Answer struct {
+	Result any   // what Apply returned
+	Err    error // as of Propose
+}
+
+// ProposeAll is Propose for several commands at once, which share writes, syncs and messages: a caller that has many under way needs
+// no goroutine for each. They are applied in their order, with those of others in between, unless the leader changes meanwhile. locals is
+// nil, or has what is local to each. Each command has an answer of its own.
+func (g *Group) ProposeAll(ctx context.Context, cmds [][]byte, locals []any) []Answer {
+	answers := make([]Answer, len(cmds))
+	err := ctx.Err()
+	for i := range cmds {
+		if err == nil && len(cmds[i]) > MaxCommandSize {
+			err = fmt.Errorf("%w: command %d of %d has %d, none is proposed", ErrTooLarge, i, len(cmds), len(cmds[i]))
+		}
+	}
+	if err != nil {
+		for i := range answers {
+			answers[i].Err = err
+		}
+		return answers
+	}
+	if locals == nil {
+		locals = make([]any, len(cmds))
+	}
+	done := 0
+	if g.rep.Load() == nil {
+		done = g.proposeAllSolo(cmds, locals, answers)
+	}
+	if done < len(cmds) {
+		g.proposeAllReplicated(ctx, g.rep.Load(), cmds[done:], locals[done:], answers[done:])
+	}
+	return answers
 }
 
 // ProposeAlone is Propose for a command that only this node can apply: it fails
@@ -168,6 +200,37 @@ func (g *Group) proposeSolo(cmd []byte, local any) (result any, alone bool, err 
 	}
 	result, err = g.appendAndApplyLocked(cmd, local)
 	return result, true, err
+}
+
+// proposeAllSolo is proposeSolo for several commands. It returns how many it has answered: all, unless the group is not alone any more.
+func (g *Group) proposeAllSolo(cmds [][]byte, locals []any, answers []Answer) (done int) {
+	for done < len(cmds) {
+		var b *batch
+		var from, n int
+		if g.m.cfg.Sync == SyncAlways {
+			if b, from, n = g.together.join(cmds[done:], locals[done:]); from == 0 {
+				g.carryOut(b)
+			} else {
+				<-b.done
+			}
+		} else {
+			b = newBatch(len(cmds) - done)
+			n = b.add(cmds[done:], locals[done:])
+			g.mu.Lock()
+			if b.refused = g.rep.Load() != nil; !b.refused {
+				b.err = g.writeBatchLocked(b)
+			}
+			g.mu.Unlock()
+		}
+		if b.refused {
+			return done
+		}
+		for i := range n {
+			answers[done+i] = Answer{b.joined[from+i].result, b.err}
+		}
+		done += n
+	}
+	return done
 }
 
 func (g *Group) appendAndApplyLocked(cmd []byte, local any) (any, error) {

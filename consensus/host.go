@@ -352,11 +352,11 @@ type proposalQueue struct {
 	leading bool // somebody is on the way to make what waits
 }
 
-// add queues a proposal; lead: it is the caller's to make what waits.
-func (q *proposalQueue) add(t *ticket) (lead bool) {
+// add queues proposals; lead: it is the caller's to make what waits.
+func (q *proposalQueue) add(ts ...*ticket) (lead bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, t)
+	q.waiting = append(q.waiting, ts...)
 	lead = !q.leading
 	q.leading = true
 	return lead
@@ -383,10 +383,10 @@ func (q *proposalQueue) forget(t *ticket) (was bool) {
 	return true
 }
 
-// proposeQueued makes a proposal, together with those that others are about to make. The
+// proposeQueued makes proposals, together with those that others are about to make. A
 // ticket is answered with an error where it is refused; raft.ErrProposalDropped means: not now.
-func (g *Group) proposeQueued(rep *replica, t *ticket) {
-	if !g.drive.queue.add(t) {
+func (g *Group) proposeQueued(rep *replica, ts ...*ticket) {
+	if !g.drive.queue.add(ts...) {
 		return
 	}
 	runtime.Gosched() // who was answered at the same time comes along
@@ -407,7 +407,33 @@ func (g *Group) proposeQueued(rep *replica, t *ticket) {
 	}
 }
 
-// proposeReplicated is Propose where there are several voters.
+// proposeCommand is Propose where there are several voters.
+func (g *Group) proposeCommand(ctx context.Context, rep *replica, cmd []byte, local any) (any, error) {
+	return g.proposeReplicated(ctx, rep, local, func(t *ticket) error {
+		t.cmd = cmd
+		g.proposeQueued(rep, t)
+		return nil
+	})
+}
+
+// proposeAllReplicated is ProposeAll where there are several voters.
+func (g *Group) proposeAllReplicated(ctx context.Context, rep *replica, cmds [][]byte, locals []any, answers []Answer) {
+	ts := make([]*ticket, len(cmds))
+	for i := range ts {
+		ts[i] = newTicket(locals[i])
+		ts[i].cmd = cmds[i]
+	}
+	g.proposeQueued(rep, ts...)
+	for i, t := range ts {
+		result, err := g.await(ctx, rep, t)
+		if errors.Is(err, raft.ErrProposalDropped) || errors.Is(err, ErrDropped) && ctx.Err() == nil {
+			result, err = g.proposeCommand(ctx, rep, cmds[i], locals[i]) // certainly not applied
+		}
+		answers[i] = Answer{result, err}
+	}
+}
+
+// proposeReplicated is a proposal where there are several voters.
 func (g *Group) proposeReplicated(ctx context.Context, rep *replica, local any, propose func(*ticket) error) (any, error) {
 	for {
 		t := newTicket(local)

@@ -78,7 +78,7 @@ func since() int64 { return int64(time.Since(startTime)) }
 
 // proposeTogether is proposeSolo with SyncAlways.
 func (g *Group) proposeTogether(cmd []byte, local any) (result any, alone bool, err error) {
-	b, i := g.together.join(cmd, local)
+	b, i, _ := g.together.join([][]byte{cmd}, []any{local})
 	if i == 0 {
 		g.carryOut(b)
 	} else {
@@ -87,20 +87,34 @@ func (g *Group) proposeTogether(cmd []byte, local any) (result any, alone bool, 
 	return b.joined[i].result, !b.refused, b.err
 }
 
-// join adds a proposal to the batch that is open. The caller of number 0 carries it
-// out.
-func (t *together) join(cmd []byte, local any) (b *batch, i int) {
+func newBatch(size int) *batch {
+	return &batch{joined: make([]joined, 0, max(size, 1)), turn: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// add adds commands, at least one and as many as a batch may have, and returns how many.
+func (b *batch) add(cmds [][]byte, locals []any) (n int) {
+	for n < len(cmds) && (n == 0 || b.bytes+len(cmds[n]) <= maxJoinedBytes) {
+		b.joined = append(b.joined, joined{cmd: cmds[n], local: locals[n]})
+		b.bytes += len(cmds[n])
+		n++
+	}
+	return n
+}
+
+// join adds proposals of one caller to the batch that is open, as many as it may have, and returns the number of the first in it. The
+// caller of number 0 carries the batch out.
+func (t *together) join(cmds [][]byte, locals []any) (b *batch, first, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b = t.open
-	if b == nil || b.bytes+len(cmd) > maxJoinedBytes {
-		b = &batch{joined: make([]joined, 0, max(t.size, 1)), turn: make(chan struct{}, 1), done: make(chan struct{})}
+	if b == nil || b.bytes+len(cmds[0]) > maxJoinedBytes {
+		b = newBatch(max(t.size, len(cmds)))
 		t.open = b
 	}
-	b.joined = append(b.joined, joined{cmd: cmd, local: local})
-	b.bytes += len(cmd)
-	t.waiting.Add(1)
-	return b, len(b.joined) - 1
+	first = len(b.joined)
+	n = b.add(cmds, locals)
+	t.waiting.Add(int64(n))
+	return b, first, n
 }
 
 // closeBatch has b take no more proposals.

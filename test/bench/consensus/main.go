@@ -3,7 +3,7 @@
 // medians over the rounds.
 //
 //   - 64 proposals of 128 bytes under way at once, each durable before it is answered, in a group of one node and in one of
-//     three (all on this machine, over loopback TCP). Beside them one thread writes 64 x 128 bytes behind each other in a file
+//     three (all on this machine, over loopback TCP): of 64 goroutines with one each, and of one with 64 (ProposeAll). Beside them one thread writes 64 x 128 bytes behind each other in a file
 //     and syncs each time: the disk's sync rate. How many entries each sync of the leader's log made durable is the mean batch.
 //     The share is that of the sync rate times the mean batch, and of the sync rate times 64. CPU is what this process used for each
 //     proposal, all nodes together;
@@ -93,14 +93,16 @@ func run() error {
 	}
 	defer os.RemoveAll(dir)
 	o.dir = dir
-	one, three, bulk, err := measure(o)
+	m, err := measure(o)
 	if err != nil {
 		return err
 	}
 	results := []result{
-		one.result("64 x 128 bytes, 1 node", "proposals/s", 0.8),
-		three.result("64 x 128 bytes, 3 nodes", "proposals/s", 0),
-		bulk.result("1 MiB, 1 node", "MiB/s", 0.7),
+		m.oneAll.result("64 x 128 bytes of one caller, 1 node", "proposals/s", 0.8),
+		m.one.result("64 callers of 128 bytes, 1 node", "proposals/s", 0.8),
+		m.threeAll.result("64 x 128 bytes of one caller, 3 nodes", "proposals/s", 0),
+		m.three.result("64 callers of 128 bytes, 3 nodes", "proposals/s", 0),
+		m.bulk.result("1 MiB, 1 node", "MiB/s", 0.7),
 	}
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
@@ -177,52 +179,60 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-func measure(o options) (one, three, bulk rounds, err error) {
+// measured is everything: All is of one caller with all proposals, the others of as many callers.
+type measured struct{ oneAll, one, threeAll, three, bulk rounds }
+
+func measure(o options) (m measured, err error) {
 	single, closeSingle, err := nodes(filepath.Join(o.dir, "one"), 1, consensus.SyncAlways)
 	if err != nil {
-		return one, three, bulk, err
+		return m, err
 	}
 	defer closeSingle()
 	triple, closeTriple, err := nodes(filepath.Join(o.dir, "three"), 3, consensus.SyncAlways)
 	if err != nil {
-		return one, three, bulk, err
+		return m, err
 	}
 	defer closeTriple()
 	lazy, closeLazy, err := nodes(filepath.Join(o.dir, "lazy"), 1, consensus.SyncOnBarrier)
 	if err != nil {
-		return one, three, bulk, err
+		return m, err
 	}
 	defer closeLazy()
 	for range o.rounds {
 		before, err := syncRate(o)
 		if err != nil {
-			return one, three, bulk, err
+			return m, err
 		}
-		ofOne, err := proposals(o, single)
-		if err != nil {
-			return one, three, bulk, err
+		for _, part := range []struct {
+			to *rounds
+			g  node
+			by func(options, node) (burst, error)
+		}{
+			{&m.oneAll, single, proposalsOfOne}, {&m.one, single, proposals},
+			{&m.threeAll, triple, proposalsOfOne}, {&m.three, triple, proposals},
+		} {
+			b, err := part.by(o, part.g)
+			if err != nil {
+				return m, err
+			}
+			after, err := syncRate(o)
+			if err != nil {
+				return m, err
+			}
+			part.to.addSmall(b, (before+after)/2)
+			before = after
 		}
-		between, err := syncRate(o)
-		if err != nil {
-			return one, three, bulk, err
-		}
-		ofThree, err := proposals(o, triple)
-		if err != nil {
-			return one, three, bulk, err
-		}
-		one.addSmall(ofOne, (before+between)/2)
-		three.addSmall(ofThree, between)
 		file, err := fileSpeed(o)
 		if err != nil {
-			return one, three, bulk, err
+			return m, err
 		}
 		log, err := logSpeed(o, lazy)
 		if err != nil {
-			return one, three, bulk, err
+			return m, err
 		}
-		bulk.add(log, file)
+		m.bulk.add(log, file)
 	}
-	return one, three, bulk, nil
+	return m, nil
 }
 
 // node is one node and the group that it has.
@@ -304,36 +314,61 @@ type nothing struct{}
 func (nothing) Apply(_, _ uint64, _ []byte, _ any) (any, error) { return nil, nil }
 func (nothing) AppliedIndex() uint64                            { return 0 }
 
-// proposals makes small proposals, inFlight at once.
+// proposals makes small proposals, inFlight at once, each of a goroutine of its own.
 func proposals(o options, g node) (burst, error) {
 	cmd := make([]byte, small)
-	var count atomic.Int64
-	var failed atomic.Pointer[error]
-	var wg sync.WaitGroup
+	return during(o, g, func(end time.Time, count *atomic.Int64) error {
+		var failed atomic.Pointer[error]
+		var wg sync.WaitGroup
+		for range inFlight {
+			wg.Go(func() {
+				for time.Now().Before(end) && failed.Load() == nil {
+					if _, err := g.Propose(context.Background(), cmd, nil); err != nil {
+						failed.Store(&err)
+						return
+					}
+					count.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if e := failed.Load(); e != nil {
+			return *e
+		}
+		return nil
+	})
+}
+
+// proposalsOfOne makes small proposals, inFlight at once, all of one goroutine.
+func proposalsOfOne(o options, g node) (burst, error) {
+	cmds := slices.Repeat([][]byte{make([]byte, small)}, inFlight)
+	return during(o, g, func(end time.Time, count *atomic.Int64) error {
+		for time.Now().Before(end) {
+			for _, a := range g.ProposeAll(context.Background(), cmds, nil) {
+				if a.Err != nil {
+					return a.Err
+				}
+			}
+			count.Add(inFlight)
+		}
+		return nil
+	})
+}
+
+// during has f make proposals until the end that it is told, and count them.
+func during(o options, g node, f func(end time.Time, count *atomic.Int64) error) (burst, error) {
 	synced, err := g.syncs()
 	if err != nil {
 		return burst{}, err
 	}
+	var count atomic.Int64
 	used := cpuTime()
 	begin := time.Now()
-	end := begin.Add(time.Duration(o.seconds * float64(time.Second)))
-	for range inFlight {
-		wg.Go(func() {
-			for time.Now().Before(end) && failed.Load() == nil {
-				if _, err := g.Propose(context.Background(), cmd, nil); err != nil {
-					failed.Store(&err)
-					return
-				}
-				count.Add(1)
-			}
-		})
+	if err := f(begin.Add(time.Duration(o.seconds*float64(time.Second))), &count); err != nil {
+		return burst{}, err
 	}
-	wg.Wait()
 	took := time.Since(begin).Seconds()
 	used = cpuTime() - used
-	if e := failed.Load(); e != nil {
-		return burst{}, *e
-	}
 	now, err := g.syncs()
 	if err != nil {
 		return burst{}, err

@@ -6,16 +6,16 @@ import (
 
 // TestMeasure runs everything once, with little of each.
 func TestMeasure(t *testing.T) {
-	one, three, bulk, err := measure(options{dir: t.TempDir(), rounds: 1, seconds: 0.05, sizeMB: 2})
+	m, err := measure(options{dir: t.TempDir(), rounds: 1, seconds: 0.05, sizeMB: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []rounds{one, three, bulk} {
+	for _, r := range []rounds{m.one, m.oneAll, m.three, m.threeAll, m.bulk} {
 		if got := r.result("", "", 0); got.Group <= 0 || got.Disk <= 0 || got.Share <= 0 {
 			t.Errorf("%+v", got)
 		}
 	}
-	for _, r := range []rounds{one, three} {
+	for _, r := range []rounds{m.one, m.oneAll, m.three, m.threeAll} {
 		got := r.result("", "", 0)
 		b := got.batching
 		if b == nil || b.Syncs <= 0 || b.Batch <= 0 || b.CPU <= 0 {
