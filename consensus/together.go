@@ -143,8 +143,10 @@ func (t *together) gather(count *atomic.Int64) {
 // carryOut writes, applies and syncs a batch, and answers it.
 func (g *Group) carryOut(b *batch) {
 	t := &g.together
-	runtime.Gosched() // whoever can run and proposes comes along
-	t.gather(&t.waiting)
+	if crowd := t.crowd.Load(); crowd < gatherFrom || t.waiting.Load() < crowd {
+		runtime.Gosched() // whoever can run and proposes comes along
+		t.gather(&t.waiting)
+	}
 	if !g.writeBatch(b) || !t.takeTurn(b) {
 		return // it is answered
 	}

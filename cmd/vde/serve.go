@@ -77,7 +77,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	d.stopServing = make(chan struct{})
 	limitMemory(d.cfg.Options.Memory)
 	ownerOnly()
-	calmMonitor()
+	fs.CalmMonitor()
 
 	ctx, stop := context.WithCancel(context.Background())
 	var signals sync.WaitGroup

@@ -29,6 +29,7 @@ import (
 
 	"vdefs/consensus"
 	"vdefs/consensus/transport"
+	"vdefs/fs"
 )
 
 const (
@@ -93,6 +94,7 @@ func run() error {
 	}
 	defer os.RemoveAll(dir)
 	o.dir = dir
+	fs.CalmMonitor() // as in the daemon; the disk's own rate is measured with it too
 	m, err := measure(o)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package fs
 
 import (
 	"os"
@@ -14,8 +14,8 @@ import (
 // is in a system call, is done that much later. docs/performance.md has what it is worth.
 const monitorSlack = 200 * time.Microsecond
 
-// calmMonitor sets monitorSlack. Only who has CAP_SYS_NICE may; others go on without.
-func calmMonitor() {
+// CalmMonitor sets monitorSlack. Only who has CAP_SYS_NICE may; others go on without.
+func CalmMonitor() {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return
