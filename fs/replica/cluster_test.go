@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -110,8 +111,14 @@ func (c *testCluster) up(id uint64) *Volume {
 // join admits another node and opens it.
 func (c *testCluster) join() *Volume {
 	c.t.Helper()
+	return c.up(c.admit())
+}
+
+// admit admits another node and makes its store. It does not run yet.
+func (c *testCluster) admit() (id uint64) {
+	c.t.Helper()
 	ctx := context.Background()
-	id := uint64(len(c.nodes) + 1)
+	id = uint64(len(c.nodes) + 1)
 	addr := freePort(c.t)
 	st := c.v(1).Cluster()
 	invite := cluster.Invite{ID: [16]byte{byte(id)}, SecretHash: cluster.HashSecret([32]byte{byte(id)}), Expires: time.Now().Add(time.Hour)}
@@ -126,7 +133,7 @@ func (c *testCluster) join() *Volume {
 		c.t.Fatalf("an invitation was good twice: %v", err)
 	}
 	c.format(id, addr)
-	return c.up(id)
+	return id
 }
 
 func (c *testCluster) v(id int) *Volume { return c.nodes[id-1].v }
@@ -218,6 +225,33 @@ func TestClusterGrowsFromOne(t *testing.T) {
 }
 
 // TestClusterSurvivesANode: a majority goes on, and who comes back has what it missed.
+// A node that was admitted and never started has no vote: two of three running nodes go on being a majority.
+func TestClusterAdmittedOnly(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 2, 0)
+	c.groups("g1")
+	id := c.admit()
+	learns := func() error {
+		for _, node := range c.nodes[:2] {
+			for _, g := range node.v.all() {
+				if st := g.Status(); !slices.Contains(st.Learners, id) {
+					return fmt.Errorf("node %d: group %s has the voters %d and the learners %d", node.cfg.NodeID, g.Name(), st.Voters, st.Learners)
+				}
+			}
+		}
+		return nil
+	}
+	c.eventually("the new node as a learner", learns)
+	for range 8 { // more often than members are looked after
+		time.Sleep(memberEvery / 2)
+		if err := learns(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.up(id)
+	c.voters(3)
+}
+
 func TestClusterSurvivesANode(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

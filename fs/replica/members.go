@@ -282,7 +282,9 @@ func (n *node) reconcile(g *group, members []posix.Member) error {
 		case !ok:
 			log.WithField("node", m.ID).Info("a new node: it learns first")
 			return g.ChangeMembers(ctx, consensus.MemberChange{Node: m.ID, Kind: consensus.Learner})
-		case p.Learner && p.Active && p.Match+caughtUp >= g.LastIndex():
+		case p.Learner && p.Active && p.Match > 0 && p.Match+caughtUp >= g.LastIndex():
+			// Who has just been made a member counts as active for a moment, whether or not it was ever heard of. As a voter
+			// that does not run it would be needed for the majority and be of no use to it.
 			log.WithField("node", m.ID).Info("a new node has caught up: it votes")
 			return g.ChangeMembers(ctx, consensus.MemberChange{Node: m.ID, Kind: consensus.Voter})
 		}
