@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,6 +18,11 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 		Parent: parent, Name: name, Mode: in.Mode&^syscall.S_IFMT | syscall.S_IFREG, Umask: in.Umask, UID: in.Uid, GID: in.Gid,
 		Reference: true,
 	})
+	if errors.Is(err, syscall.EEXIST) && in.Flags&syscall.O_EXCL == 0 {
+		// Another mount has made it since the kernel looked. Who did not ask to be the first gets that file: told this, the
+		// kernel looks again and opens what it finds, with the checks that an existing file needs.
+		err = syscall.ESTALE
+	}
 	if err != nil {
 		return f.status(opCreate, parent, err)
 	}

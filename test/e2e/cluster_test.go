@@ -3,12 +3,14 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -195,4 +197,48 @@ func TestCluster(t *testing.T) {
 	two.vde("serve", "--stop", two.store)
 	two.mount()
 	sees(t, one, two)
+}
+
+// TestClusterCreateTogether: an open(2) with O_CREAT and without O_EXCL never fails because another mount was first, as with lock files.
+func TestClusterCreateTogether(t *testing.T) {
+	nodes := newCluster(t, 3)
+	until(t, "three voters", nodes[0].voters(3))
+	together := func(name string, flags int) (made []os.FileInfo, refused []error) {
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		for _, n := range nodes {
+			all.Go(func() {
+				f, err := os.OpenFile(n.path(name), flags, 0o644)
+				var st os.FileInfo
+				if err == nil {
+					st, err = f.Stat()
+					f.Close()
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					refused = append(refused, err)
+				} else {
+					made = append(made, st)
+				}
+			})
+		}
+		all.Wait()
+		return made, refused
+	}
+	for i := range 60 {
+		made, refused := together(fmt.Sprint("lock", i), os.O_CREATE|os.O_RDWR)
+		if len(refused) > 0 {
+			t.Fatalf("round %d: %v", i, refused)
+		}
+		for _, st := range made {
+			if st.Sys().(*syscall.Stat_t).Ino != made[0].Sys().(*syscall.Stat_t).Ino {
+				t.Fatalf("round %d: the mounts opened different files", i)
+			}
+		}
+		made, refused = together(fmt.Sprint("first", i), os.O_CREATE|os.O_EXCL|os.O_RDWR)
+		if len(made) != 1 || !errors.Is(refused[0], os.ErrExist) || !errors.Is(refused[1], os.ErrExist) {
+			t.Fatalf("round %d: %d were the first, the others have %v", i, len(made), refused)
+		}
+	}
 }
