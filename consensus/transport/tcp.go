@@ -645,8 +645,13 @@ func (t *TCP) Close() error {
 	return err
 }
 
-// forwarded tells whether a message may come from another node than the one that made it: a follower that is taken for the
-// leader passes proposals and requests for a read index on to the one it knows.
+// forwarded tells whether a message may come from another node than the one that made it: a follower passes proposals, requests
+// for a read index, and the wish that another node lead, which is written as if that one had it, on to the leader that it knows.
 func forwarded(m *pb.Message) bool {
-	return m.GetType() == pb.MsgProp || m.GetType() == pb.MsgReadIndex
+	switch m.GetType() {
+	case pb.MsgProp, pb.MsgReadIndex, pb.MsgTransferLeader:
+		return true
+	default:
+		return false
+	}
 }

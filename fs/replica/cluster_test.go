@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"vdefs/consensus"
 	"vdefs/fs"
 	"vdefs/fs/advisory"
 	"vdefs/fs/cluster"
@@ -225,6 +226,33 @@ func TestClusterGrowsFromOne(t *testing.T) {
 }
 
 // TestClusterSurvivesANode: a majority goes on, and who comes back has what it missed.
+// Any node can be asked to have any other lead, also one that neither leads nor will.
+func TestClusterMoveLeaderAsked(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 3, 0)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for to := range uint64(3) {
+		leader := c.v(1).bySlot()[0].Status().Leader
+		to++
+		asked := 6 - leader - to
+		if leader == to {
+			asked = to%3 + 1
+		}
+		if err := c.v(int(asked)).Cluster().MoveLeader(ctx, string(consensus.DefaultGroup), to); err != nil {
+			t.Fatalf("node %d leads, node %d is asked to have node %d lead: %v", leader, asked, to, err)
+		}
+		c.eventually("all know who leads", func() error {
+			for _, n := range c.nodes {
+				if got := n.v.bySlot()[0].Status().Leader; got != to {
+					return fmt.Errorf("node %d knows the leader %d, want %d", n.cfg.NodeID, got, to)
+				}
+			}
+			return nil
+		})
+	}
+}
+
 // A node that was admitted and never started has no vote: two of three running nodes go on being a majority.
 func TestClusterAdmittedOnly(t *testing.T) {
 	t.Parallel()
