@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -100,6 +101,16 @@ func (m *Manager) removeLeftovers() error {
 			continue
 		}
 		if _, err := logstore.ReadState(m.cfg.FS, dir); errors.Is(err, logstore.ErrNoState) {
+			if GroupID(name) == DefaultGroup {
+				// It is never removed, and nothing is in its log before its hard state is there.
+				left, err := logstore.Look(m.cfg.FS, dir, math.MaxUint64)
+				if err != nil {
+					return fmt.Errorf("consensus: %w", err)
+				}
+				if left.Last > 0 {
+					return fmt.Errorf("consensus: group %s: %w: the hard state is missing from %s, though its log has entries up to %d", name, ErrCorrupt, dir, left.Last)
+				}
+			}
 			m.cfg.Logger.Warnf("raft: removing %s, what an interrupted creation or removal of a group left", dir)
 			if err := m.cfg.FS.RemoveAll(dir); err != nil {
 				return fmt.Errorf("consensus: %w", err)

@@ -22,7 +22,16 @@ const (
 	imageName = "disk.vde"
 	metaName  = "meta"
 	lockName  = "LOCK"
+	logsName  = "raft" // of whoever keeps the logs
 )
+
+// errNotEmpty is the ErrStoreExists of a directory with other files.
+var errNotEmpty error = &notEmpty{}
+
+type notEmpty struct{}
+
+func (*notEmpty) Error() string { return "the directory is not empty" }
+func (*notEmpty) Unwrap() error { return ErrStoreExists }
 
 // MinSize is the smallest image in bytes.
 const MinSize = 1 << 20
@@ -62,7 +71,7 @@ func Format(dir string, o FormatOptions) (Info, error) {
 				return Info{}, fmt.Errorf("%s: %w; remove it first if its files are not needed any more", dir, ErrStoreExists)
 			}
 		}
-		return Info{}, fmt.Errorf("%s: %w: it is not empty (it holds %q); choose another directory", dir, ErrStoreExists, names[0])
+		return Info{}, fmt.Errorf("%s: %w: it holds %q; choose another directory", dir, errNotEmpty, names[0])
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return Info{}, fmt.Errorf("look into %s: %w", dir, err)
 	}
@@ -81,10 +90,10 @@ func Format(dir string, o FormatOptions) (Info, error) {
 			return Info{}, fmt.Errorf("size %d is larger than the %d bytes of %s", o.Size, size, o.BlockDevice)
 		}
 	}
-	o.Size -= o.Size % layout.BlockSize
 	if o.Size < MinSize {
 		return Info{}, fmt.Errorf("size %d: %w: the least is %d bytes", o.Size, ErrTooSmall, MinSize)
 	}
+	o.Size -= o.Size % layout.BlockSize
 	sb, err := layout.Geometry(o.Size / layout.BlockSize)
 	if err != nil {
 		return Info{}, fmt.Errorf("size %d: %w: %w", o.Size, ErrTooSmall, err)
@@ -216,6 +225,17 @@ func syncDir(f vfs.FS, dir string) error {
 	return nil
 }
 
+// storeWithoutInfo names what tells that a directory without vde.json was a store; "" if it was none. A format that was interrupted, which
+// leaves no log, has not made one yet.
+func storeWithoutInfo(f vfs.FS, dir string) string {
+	for _, name := range []string{metaName, logsName} {
+		if _, err := f.Stat(f.PathJoin(dir, name)); err != nil {
+			return ""
+		}
+	}
+	return metaName + " and " + logsName
+}
+
 // ReadInfo reads vde.json of a store that may be open elsewhere. f nil: the operating system's.
 func ReadInfo(f vfs.FS, dir string) (Info, error) {
 	if f == nil {
@@ -223,6 +243,9 @@ func ReadInfo(f vfs.FS, dir string) (Info, error) {
 	}
 	file, err := f.Open(f.PathJoin(dir, infoName))
 	if errors.Is(err, fs.ErrNotExist) {
+		if rest := storeWithoutInfo(f, dir); rest != "" {
+			return Info{}, fmt.Errorf("store %s: %w: it has %s, but its %s is missing", dir, ErrDamaged, rest, infoName)
+		}
 		return Info{}, fmt.Errorf("%s: %w (it has no %s); make one with vde format", dir, ErrNotAStore, infoName)
 	}
 	if err != nil {

@@ -99,13 +99,21 @@ func Open(dir string, o OpenOptions) (_ *Engine, err error) {
 		OnFlush: func() { poke(e.flushRoom) },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", dir, err)
+		return nil, fmt.Errorf("store %s: %w", dir, markDamage(err))
 	}
 	if err := e.load(); err != nil {
-		return nil, fmt.Errorf("store %s: %w", dir, err)
+		return nil, fmt.Errorf("store %s: %w", dir, markDamage(err))
 	}
 	e.startWorkers(o.CheckpointEvery)
 	return e, nil
+}
+
+// markDamage makes an error of the metadata that says so an ErrDamaged.
+func markDamage(err error) error {
+	if meta.IsDamage(err) && !errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
 }
 
 func (e *Engine) openImage(f vfs.FS) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/schollz/progressbar/v3"
@@ -17,7 +18,7 @@ import (
 )
 
 func newFsckCommand(a *app) *cobra.Command {
-	var data, repair bool
+	var data, repair, dropLog bool
 	cmd := &cobra.Command{
 		Use:   "fsck STORE",
 		Short: "Check a store that is not mounted",
@@ -42,7 +43,12 @@ Exit codes, as of fsck(8): 0 clean, 1 repaired, 4 left as it is, 8 the check cou
 				return err
 			}
 			progress := newProgress(cmd.ErrOrStderr())
-			report, err := check.Run(store, check.Options{Data: data, Repair: repair, Logger: log, Progress: progress.show, Replay: replay(log)})
+			if dropLog && !repair {
+				return usagef("--drop-log is a way to repair: give --repair too")
+			}
+			report, err := check.Run(store, check.Options{
+				Data: data, Repair: repair, DropLog: dropLog, Logger: log, Progress: progress.show, Replay: replay(log), NewLog: replica.NewLog,
+			})
 			progress.done()
 			if err != nil {
 				return explainOpen(store, err)
@@ -62,6 +68,7 @@ Exit codes, as of fsck(8): 0 clean, 1 repaired, 4 left as it is, 8 the check cou
 	}
 	cmd.Flags().BoolVar(&data, "data", false, "also read all data and compare it with its checksums")
 	cmd.Flags().BoolVar(&repair, "repair", false, "repair what can be repaired without losing data")
+	cmd.Flags().BoolVar(&dropLog, "drop-log", false, "with --repair: go on without the part of a damaged log that cannot be read, and what stands behind it: the last changes are lost")
 	a.addJSONFlag(cmd)
 	return cmd
 }
@@ -89,6 +96,36 @@ func judge(report check.Report) exitCode {
 	}
 }
 
+// advise tells what can be done about what was found.
+func advise(store string, report check.Report) string {
+	var repairable, blocks, other bool
+	for _, f := range report.Findings {
+		switch {
+		case f.Repairable:
+			repairable = true
+		case f.Kind == check.KindBlock:
+			blocks = true
+		default:
+			other = true
+		}
+	}
+	var advice []string
+	if repairable || report.More > 0 {
+		advice = append(advice, fmt.Sprintf("run `vde fsck --repair %s`", store))
+	}
+	if blocks {
+		advice = append(advice, "write the files with bad blocks anew, from a backup (the rest of each can be read; on a node of a cluster `vde scrub` fetches them)")
+	}
+	if other {
+		what := "it cannot be repaired"
+		if repairable {
+			what = "not all can be repaired"
+		}
+		advice = append(advice, what+": restore the store from a backup, or, of a cluster, remove this node and join it anew")
+	}
+	return strings.Join(advice, "; ")
+}
+
 func printFindings(w io.Writer, store string, report check.Report, repair bool) {
 	for _, f := range report.Findings {
 		state := ""
@@ -108,7 +145,7 @@ func printFindings(w io.Writer, store string, report check.Report, repair bool) 
 	case found > 0 && repair:
 		verdict = fmt.Sprintf("%d problems, %d could not be repaired", found, left)
 	case found > 0:
-		verdict = fmt.Sprintf("%d problems: run `vde fsck --repair %s`", found, store)
+		verdict = fmt.Sprintf("%d problems: %s", found, advise(store, report))
 	}
 	fmt.Fprintf(w, "%s: %s (%d files, %d directories, %d of %d blocks used, %d of them read)\n",
 		store, verdict, report.Files, report.Dirs, report.UsedBlocks, report.Blocks, report.CheckedBlocks)

@@ -160,6 +160,7 @@ func offlineStatus(store string) (statusReport, error) {
 		return report, explainOpen(store, err)
 	}
 	report.Store, report.UUID, report.Size, report.blockDevice = store, info.UUID, info.Size, info.BlockDevice
+	report.NodeID, report.FormatVersion = info.NodeID, info.FormatVersion
 	var st unix.Stat_t
 	if info.BlockDevice != "" {
 		if report.Used, err = vde.UsedAtClose(nil, store); err != nil {

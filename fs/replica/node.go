@@ -153,7 +153,8 @@ func (n *node) start(ctx context.Context) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("this node does not hear of a majority of its cluster: are the others running and reachable? %w", errors.Join(err, ctx.Err()))
+			return fmt.Errorf("%w: node %d, %s, does not hear of enough of the others: do they run, can they be reached at their addresses, and is it still one of them?",
+				cluster.ErrQuorum, n.cfg.NodeID, n.cfg.Name)
 		}
 		if err := g.Err(); err != nil {
 			return err

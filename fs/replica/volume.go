@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"vdefs/consensus"
+	"vdefs/consensus/logstore"
 	"vdefs/consensus/transport"
 	"vdefs/fs"
 	"vdefs/fs/cluster"
@@ -124,7 +125,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 			err = errors.Join(err, v.node.transport.Close())
 			v.node.finish()
 		}
-		err = errors.Join(err, v.eng.Close())
+		err = errors.Join(markDamage(err), v.eng.Close())
 	}()
 	if o.alone != nil {
 		o.alone.Node = v.eng.Info().NodeID
@@ -185,6 +186,14 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	v.workers.Go(func() { v.reaper.run(v.stop) })
 	v.workers.Go(func() { v.atimes.run(v.stop) })
 	return v, nil
+}
+
+// markDamage makes an error of opening that says that a file of the store is damaged or missing a vde.ErrDamaged.
+func markDamage(err error) error {
+	if errors.Is(err, vde.ErrDamaged) || !errors.Is(err, consensus.ErrCorrupt) && !errors.Is(err, consensus.ErrLogGap) && !meta.IsDamage(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", vde.ErrDamaged, err)
 }
 
 // SyncAll implements vde.Logs. The engine learns of what is durable here once more: the sync may have found that
@@ -375,3 +384,8 @@ func (v *Volume) Sync(ctx context.Context) error {
 
 // Checkpoint makes everything done so far durable in the metadata and gives freed space back.
 func (v *Volume) Checkpoint() error { return v.eng.Checkpoint() }
+
+// NewLog is what vde/check needs to put a new log in the place of a damaged one: see consensus.NewLog.
+func NewLog(f vfs.FS, dir string, node, applied, appliedTerm, term uint64, next []logstore.Entry) error {
+	return consensus.NewLog(f, dir, node, applied, appliedTerm, term, next)
+}

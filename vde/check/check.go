@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"vdefs/consensus/logstore"
 	"vdefs/vde"
 	"vdefs/vde/layout"
 )
@@ -31,6 +32,12 @@ type Options struct {
 	// Replay opens the store in dir through fs, applies what its logs hold beyond the metadata, and closes it cleanly:
 	// a mount without a mount point. nil: the log is not replayed (see the package comment for what that means).
 	Replay func(dir string, fs vfs.FS) error
+	// NewLog makes the log of a group that only this node has, in place of one that is damaged, as consensus.NewLog. nil: a damaged
+	// log is not repaired.
+	NewLog func(fs vfs.FS, dir string, node, applied, appliedTerm, term uint64, next []logstore.Entry) error
+	// DropLog has Repair go on without the part of a damaged log that cannot be read, and without what stands behind it: what
+	// was written last. It is for a store that has no other copy.
+	DropLog bool
 	// Progress is told how far the work described by what has come, now and then. nil: nobody is.
 	Progress func(done, total uint64, what string)
 	Logger   logrus.FieldLogger // nil: nobody is told of details
@@ -41,6 +48,8 @@ type Finding struct {
 	Kind     Kind   `json:"kind"`
 	What     string `json:"what"` // names the thing, what it is and what it should be
 	Repaired bool   `json:"repaired"`
+	// Repairable: Options.Repair repairs it, or has tried to.
+	Repairable bool `json:"repairable"`
 }
 
 // Report is what Run found.
@@ -126,6 +135,9 @@ type run struct {
 	report Report
 	seen   map[Finding]bool // findings of the report that are not repaired
 
+	// lost is the finding about the log of the default group, if that is damaged; nil otherwise.
+	lost *finding
+
 	// restricted: the log holds more than the state, so no repair may change what its replay does.
 	restricted bool
 }
@@ -133,8 +145,7 @@ type run struct {
 // lock takes the store's lock, so that nobody opens it meanwhile.
 func (r *run) lock() error {
 	f := r.o.FS
-	if _, err := f.Stat(f.PathJoin(r.dir, infoName)); err != nil {
-		_, err := vde.ReadInfo(f, r.dir) // says it in the words of every other verb
+	if _, err := vde.ReadInfo(f, r.dir); errors.Is(err, vde.ErrNotAStore) {
 		return err
 	}
 	held, err := f.Lock(f.PathJoin(r.dir, lockName))
@@ -171,6 +182,18 @@ func (r *run) run() (err error) {
 		return err
 	}
 	r.report.LogEntries, r.report.Applied = pending, applied
+	if r.lost != nil {
+		renewed, err := r.judgeLog()
+		if err != nil {
+			return err
+		}
+		if renewed {
+			if pending, _, err = r.readLogs(); err != nil {
+				return err
+			}
+			r.report.LogEntries = pending
+		}
+	}
 	if pending > 0 {
 		scratch, err := r.replay(pending)
 		if err != nil {
@@ -304,7 +327,7 @@ func (r *run) settle(p *pass) {
 		case KindBlock, KindLog, KindReplay:
 			continue // these are not looked for again
 		}
-		if was := (Finding{Kind: f.Kind, What: f.What}); !f.Repaired && !left[was] {
+		if was := (Finding{Kind: f.Kind, What: f.What, Repairable: f.Repairable}); !f.Repaired && !left[was] {
 			f.Repaired = true
 			delete(r.seen, was)
 			r.o.Logger.WithField("kind", f.Kind).Info("repaired: " + f.What)

@@ -1,11 +1,13 @@
 package check_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -133,6 +135,75 @@ func TestNoReplayOverInodes(t *testing.T) {
 	}
 }
 
+// A log that is damaged in what the metadata has already keeps what it has beyond it.
+func TestDamagedLogKeepsWhatCanBeRead(t *testing.T) {
+	s := crashed(t)
+	log := s.logFile(t)
+	flip(t, s, log, 148) // in the second entry
+	// With the index of a full segment it is not read at a mount.
+	if err := s.Remove(strings.TrimSuffix(log, ".log") + ".idx"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	want := contents(t, crashed(t).MemFS)
+	if err := replay(storeDir, s.MemFS); !errors.Is(err, vde.ErrDamaged) {
+		t.Errorf("a mount says: %v", err)
+	}
+	if r := runCheck(t, s, check.Options{Replay: replay, NewLog: replica.NewLog}); r.Left() != 1 || !r.Findings[0].Repairable {
+		t.Errorf("found:%s", describe(r))
+	}
+	r := runCheck(t, s, check.Options{Data: true, Repair: true, Replay: replay, NewLog: replica.NewLog})
+	if r.Left() != 0 || len(r.Findings) != 1 || r.LogEntries != 11 {
+		t.Errorf("%d log entries, repaired:%s", r.LogEntries, describe(r))
+	}
+	if got := contents(t, s.MemFS); !maps.Equal(got, want) {
+		t.Errorf("contents %v, want %v", got, want)
+	}
+}
+
+// One that is damaged in what only it had is given up when that is asked for, and then what can be read stays.
+func TestDropLog(t *testing.T) {
+	s := crashed(t)
+	names, err := s.List(storeDir + "/raft/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := false
+	for _, n := range names {
+		n = storeDir + "/raft/default/" + n
+		if at := bytes.Index(s.read(t, n), []byte("new3")); at > 0 {
+			flip(t, s, n, int64(at))
+			damaged = true
+		}
+		if strings.HasSuffix(n, ".idx") {
+			if err := s.Remove(n); err != nil { // else a mount does not read what it covers
+				t.Fatal(err)
+			}
+		}
+	}
+	if !damaged {
+		t.Fatal("the log does not have what it should")
+	}
+	before := s.sum(t)
+	r := runCheck(t, s, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog})
+	if r.Left() != 1 || r.Findings[0].Repairable || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, s.sum(t)) {
+		t.Errorf("repaired without leave:%s", describe(r))
+	}
+	r = runCheck(t, s, check.Options{Repair: true, DropLog: true, Replay: replay, NewLog: replica.NewLog})
+	if r.Left() != 0 || len(r.Findings) != 1 {
+		t.Errorf("not repaired:%s", describe(r))
+	}
+	got := contents(t, s.MemFS)
+	if got["/sub/new2"] == "" || got["/sub/new3"] != "" || got["/sub/new4"] != "" {
+		t.Errorf("contents: %v", got)
+	}
+	if r := runCheck(t, s, check.Options{Data: true, Replay: replay, NewLog: replica.NewLog}); len(r.Findings) > 0 {
+		t.Errorf("afterwards:%s", describe(r))
+	}
+	if _, err := s.Stat(storeDir + "/damaged-log-1"); err != nil {
+		t.Errorf("the damaged log was not kept: %v", err)
+	}
+}
+
 func TestCannotCheck(t *testing.T) {
 	run := func(s *sample) error {
 		_, err := check.Run(storeDir, check.Options{FS: s.MemFS})
@@ -143,8 +214,11 @@ func TestCannotCheck(t *testing.T) {
 	if err := s.Remove(infoPath); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.RemoveAll(storeDir + "/meta"); err != nil {
+		t.Fatal(err)
+	}
 	if err := run(s); !errors.Is(err, vde.ErrNotAStore) {
-		t.Errorf("no vde.json: %v", err)
+		t.Errorf("no vde.json and no metadata: %v", err)
 	}
 	s = whole.clone()
 	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet()})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vdefs/consensus/logstore"
+	"vdefs/fs/replica"
 	"vdefs/vde/check"
 	"vdefs/vde/layout"
 	"vdefs/vde/meta"
@@ -174,19 +175,45 @@ var damages = []damage{
 				}
 			}
 		}},
-	{name: "log damaged", kinds: kinds(check.KindLog), says: "damaged", refused: true,
+	{name: "log damaged", kinds: kinds(check.KindLog), says: "damaged",
 		do: func(t *testing.T, s *sample) { flip(t, s, s.logFile(t), 64+30) }},
-	{name: "log missing", kinds: kinds(check.KindLog), says: "missing", refused: true,
+	{name: "log missing", kinds: kinds(check.KindLog), says: "missing",
 		do: func(t *testing.T, s *sample) {
 			if err := s.RemoveAll(storeDir + "/raft"); err != nil {
 				t.Fatal(err)
 			}
 		}},
-	{name: "log behind the metadata", kinds: kinds(check.KindLog), says: "lost or replaced", refused: true,
+	{name: "log behind the metadata", kinds: kinds(check.KindLog), says: "lost or replaced",
 		do: func(t *testing.T, s *sample) { s.group(t, func(g *meta.Group) { g.Applied += 1000 }) }},
-	{name: "hard state damaged", kinds: kinds(check.KindLog), says: "hard state", refused: true,
+	{name: "hard state damaged", kinds: kinds(check.KindLog), says: "hard state",
 		do: func(t *testing.T, s *sample) { flip(t, s, storeDir+"/raft/default/state", 20) }},
-	{name: "log of another node", kinds: kinds(check.KindLog), says: "of node 7", refused: true,
+	{name: "hard state missing", kinds: kinds(check.KindLog), says: "hard state",
+		do: func(t *testing.T, s *sample) {
+			if err := s.Remove(storeDir + "/raft/default/state"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	{name: "log missing of a store that was not closed", kinds: kinds(check.KindLog), says: "nothing tells how much", refused: true,
+		do: func(t *testing.T, s *sample) {
+			s.setSuper(t, func(sb *layout.Superblock) { sb.Clean = false })
+			if err := s.RemoveAll(storeDir + "/raft"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	{name: "log of a node of a cluster damaged", kinds: kinds(check.KindLog), says: "cluster remove", refused: true,
+		do: func(t *testing.T, s *sample) {
+			if err := s.MkdirAll(storeDir+"/cluster", 0o700); err != nil {
+				t.Fatal(err)
+			}
+			flip(t, s, s.logFile(t), 64+30)
+		}},
+	{name: "vde.json missing", kinds: kinds(check.KindInfo), says: "vde.json is missing",
+		do: func(t *testing.T, s *sample) {
+			if err := s.Remove(infoPath); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	{name: "log of another node", kinds: kinds(check.KindLog), says: "of node 7",
 		do: func(t *testing.T, s *sample) {
 			h, err := logstore.ReadState(s.MemFS, storeDir+"/raft/default")
 			if err != nil {
@@ -446,7 +473,7 @@ func TestDamage(t *testing.T) {
 					t.Errorf("found without reading data:%s", describe(r))
 				}
 			}
-			r := runCheck(t, s, check.Options{Data: true, Replay: replay})
+			r := runCheck(t, s, check.Options{Data: true, Replay: replay, NewLog: replica.NewLog})
 			d.verify(t, r)
 			if !maps.Equal(bytes, s.sum(t)) {
 				t.Error("checking changed the store")
@@ -457,8 +484,8 @@ func TestDamage(t *testing.T) {
 				}
 			}
 
-			r = runCheck(t, s, check.Options{Data: true, Repair: true, Replay: replay})
-			again := runCheck(t, s, check.Options{Data: true, Replay: replay})
+			r = runCheck(t, s, check.Options{Data: true, Repair: true, Replay: replay, NewLog: replica.NewLog})
+			again := runCheck(t, s, check.Options{Data: true, Replay: replay, NewLog: replica.NewLog})
 			if d.refused {
 				if r.Left() == 0 || again.Left() == 0 {
 					t.Fatalf("repaired, but should be refused:%s\nthen%s", describe(r), describe(again))
@@ -472,7 +499,7 @@ func TestDamage(t *testing.T) {
 				t.Errorf("after the repair:%s", describe(again))
 			}
 			d.compare(t, s, before, contents(t, s.MemFS))
-			if r := runCheck(t, s, check.Options{Data: true, Replay: replay}); len(r.Findings) > 0 {
+			if r := runCheck(t, s, check.Options{Data: true, Replay: replay, NewLog: replica.NewLog}); len(r.Findings) > 0 {
 				t.Errorf("after the repair and a mount:%s", describe(r))
 			}
 		})

@@ -30,6 +30,9 @@
 // store, until nothing is left that can be repaired. Each stage becomes durable as a whole; an interrupted repair is
 // continued by the next one.
 //
+// A damaged log keeps a store from being opened, though the metadata has nearly all that was in it. Where nothing else can have been in it,
+// or what can be read of it has the rest, a new one takes its place (see judgeLog).
+//
 // Repairs happen outside of the log. Where a store is one of several replicas, its copy differs from the others
 // afterwards: let it fetch a snapshot from another one instead.
 //

@@ -20,15 +20,20 @@ import (
 func (r *run) readInfo() (ok bool, err error) {
 	f := r.o.FS
 	path := f.PathJoin(r.dir, infoName)
+	var info layout.Info
 	file, err := f.Open(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%s is missing", infoName)
+	case err != nil:
 		return false, fmt.Errorf("open store %s: %w", r.dir, err)
+	default:
+		b, rerr := io.ReadAll(io.LimitReader(file, 1<<16))
+		if rerr = errors.Join(rerr, file.Close()); rerr != nil {
+			return false, fmt.Errorf("read %s: %w", path, rerr)
+		}
+		info, err = layout.DecodeInfo(b)
 	}
-	b, err := io.ReadAll(io.LimitReader(file, 1<<16))
-	if err = errors.Join(err, file.Close()); err != nil {
-		return false, fmt.Errorf("read %s: %w", path, err)
-	}
-	info, err := layout.DecodeInfo(b)
 	var v *layout.VersionError
 	if errors.As(err, &v) {
 		return false, fmt.Errorf("store %s: %w", r.dir, err)
@@ -44,7 +49,7 @@ func (r *run) readInfo() (ok bool, err error) {
 		r.find(found)
 		return false, nil
 	}
-	r.info = info
+	r.info, found.Repairable = info, true
 	if r.o.Repair {
 		if err := r.writeInfo(info); err != nil {
 			return false, err

@@ -91,6 +91,7 @@ func (p *pass) fixable(k Kind, s stage, fix func(*fixer) error, format string, a
 }
 
 func (p *pass) addFix(f finding) {
+	f.Repairable = f.fix != nil
 	if len(p.findings) >= maxFindings {
 		p.counts.More++
 		return

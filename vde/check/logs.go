@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 
@@ -48,6 +49,17 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 		}
 		hard, err := logstore.ReadState(f, group)
 		if errors.Is(err, logstore.ErrNoState) {
+			if name == defaultGroup {
+				// Nothing is in its log before its hard state is there, and it is never removed.
+				left, err := logstore.Look(f, group, math.MaxUint64)
+				if err != nil {
+					return 0, 0, err
+				}
+				if found = left.Last > 0; found {
+					r.badLog(true, "%s: the hard state is missing, though the log has entries up to %d", group, left.Last)
+					continue
+				}
+			}
 			r.note("%s was left by an interrupted creation or removal of a group; the next mount removes it", group)
 			continue
 		}
@@ -58,7 +70,7 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 			err = fmt.Errorf("it is of node %d, this is node %d", hard.NodeID, r.info.NodeID)
 		}
 		if err != nil {
-			r.badLog("%s: %v", group, err)
+			r.badLog(name == defaultGroup, "%s: %v", group, err)
 			continue
 		}
 		from := uint64(0)
@@ -67,7 +79,7 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 		}
 		n, err := r.readLog(group, from, name == defaultGroup && known, hard.Term)
 		if err != nil {
-			r.badLog("%s: %v", group, err)
+			r.badLog(name == defaultGroup, "%s: %v", group, err)
 			continue
 		}
 		if name == defaultGroup {
@@ -75,15 +87,20 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 		}
 	}
 	if !found && applied > 0 {
-		r.badLog("the log of group %s is missing from %s, the metadata has applied %d of its entries", defaultGroup, dir, applied)
+		r.badLog(true, "the log of group %s is missing from %s, the metadata has applied %d of its entries", defaultGroup, dir, applied)
 	}
 	return pending, applied, nil
 }
 
-// badLog notes that a log cannot be read. What it holds beyond the metadata is unknown then.
-func (r *run) badLog(format string, args ...any) {
+// badLog notes that a log cannot be read; first says that it is that of the default group. What it holds beyond the metadata is unknown then.
+func (r *run) badLog(first bool, format string, args ...any) {
 	r.restricted = true
-	r.find(finding{Finding: Finding{Kind: KindLog, What: fmt.Sprintf(format, args...)}})
+	f := finding{Finding: Finding{Kind: KindLog, What: fmt.Sprintf(format, args...)}}
+	if first {
+		r.lost = &f
+		return // judgeLog adds it
+	}
+	r.find(f)
 }
 
 // readLog reads a log from end to end and counts its commands beyond applied.

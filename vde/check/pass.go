@@ -169,6 +169,11 @@ func (r *run) pass(fs vfs.FS, data bool) (_ *pass, err error) {
 			return nil, err
 		}
 	}
+	if p.incomplete {
+		for i := range p.findings {
+			p.findings[i].Repairable = p.findings[i].Repairable && p.findings[i].alone
+		}
+	}
 	if data && p.image.file != nil {
 		if err := p.verifyData(); err != nil {
 			return nil, err

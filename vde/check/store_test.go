@@ -351,6 +351,7 @@ func (s *sample) extents(t testing.TB, ino meta.Ino) (out []meta.Extent) {
 }
 
 // logFile is the path of the only log segment.
+// logFile names the first segment of the log.
 func (s *sample) logFile(t testing.TB) string {
 	t.Helper()
 	dir := storeDir + "/raft/default"
@@ -358,6 +359,7 @@ func (s *sample) logFile(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	slices.Sort(names)
 	for _, n := range names {
 		if strings.HasSuffix(n, ".log") {
 			return dir + "/" + n

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -91,10 +93,37 @@ func Open(dir string, o Options) (*Store, error) {
 	var db *pebble.DB
 	err := g.await(func() (err error) { db, err = pebble.Open(dir, opts); return err })
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, err), g.abandon())
+		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, damageOfOpen(err)), g.abandon())
 	}
 	return &Store{db: db, gate: g}, nil
 }
+
+// IsDamage reports whether an error of Open, or of reading, says that the files are not what was written: a part of them is missing, cut off
+// or changed. Errors of the disk, of permissions and the like are not damage.
+func IsDamage(err error) bool {
+	if err == nil {
+		return false
+	}
+	return pebble.IsCorruptionError(err) || errors.Is(err, ErrDecode) || errors.Is(err, errDamaged)
+}
+
+var errDamaged = errors.New("meta: damaged")
+
+// damageOfOpen marks what keeps Pebble from opening its files as damage, where the operating system has nothing to do with it: Pebble
+// does not say so of each file that is missing or does not make sense.
+func damageOfOpen(err error) error {
+	var path *fs.PathError
+	var errno syscall.Errno
+	if (errors.As(err, &path) || errors.As(err, &errno)) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return &damage{err}
+}
+
+// damage is an error that IsDamage knows. It reads as the error itself.
+type damage struct{ error }
+
+func (d *damage) Unwrap() []error { return []error{errDamaged, d.error} }
 
 // Close closes the store. What was not flushed is not in it: the log has it. Of a store that has stopped it leaves the
 // goroutines that are parked, with the files and the memory that they hold.

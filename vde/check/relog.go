@@ -1,0 +1,142 @@
+package check
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"vdefs/consensus/logstore"
+	"vdefs/vde/layout"
+	"vdefs/vde/meta"
+)
+
+// clusterName is the directory that a member of a cluster has.
+const clusterName = "cluster"
+
+// judgeLog decides about a damaged log of the default group, which keeps the store from being mounted. The metadata has most of what
+// was in it: where nothing else can have been in it, a new log can take its place. renewed: it has.
+func (r *run) judgeLog() (renewed bool, err error) {
+	f := *r.lost
+	r.lost = nil
+	defer func() { r.find(f) }()
+	if r.o.NewLog == nil {
+		return false, nil
+	}
+	store := r.o.FS
+	if _, err := store.Stat(store.PathJoin(r.dir, clusterName)); !errors.Is(err, fs.ErrNotExist) {
+		f.What += "; the store is a node of a cluster: take it out with `vde cluster remove` on another node, and join anew with an empty directory"
+		return false, nil
+	}
+	var group meta.Group
+	var closed []byte
+	err = r.peek(store, func(db *pebble.DB) error {
+		v, err := getKey(db, binary.BigEndian.AppendUint16([]byte{'g'}, 0))
+		if err == nil {
+			group, err = meta.DecodeGroup(0, v)
+		}
+		if err != nil {
+			return err
+		}
+		if closed, err = getKey(db, []byte("s"+factClean)); errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return false, nil // the pass says what is wrong with the metadata
+	}
+	dir := store.PathJoin(r.dir, raftName, defaultGroup)
+	left, err := logstore.Look(store, dir, group.Applied)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	clean, err := r.closedWith(closed)
+	if err != nil {
+		return false, err
+	}
+	kept := group.Applied + uint64(len(left.Next))
+	if left.Last > kept || left.Last < group.Applied && !clean {
+		lost := fmt.Sprintf("what came after entry %d is lost, and nothing tells how much that is", kept)
+		if left.Last > kept {
+			lost = fmt.Sprintf("of the entries %d to %d not all can be read", kept+1, left.Last)
+		}
+		if !r.o.DropLog {
+			f.What += fmt.Sprintf("; %s: if there is no backup, `vde fsck --repair --drop-log` goes on without them", lost)
+			return false, nil
+		}
+		r.note("%s: the store goes on without them", lost)
+	}
+	f.Repairable = true
+	if !r.o.Repair {
+		return false, nil
+	}
+	term := left.Term
+	if hard, err := logstore.ReadState(store, dir); err == nil {
+		term = max(term, hard.Term)
+	}
+	if err := r.renewLog(dir, group, term, left.Next); err != nil {
+		return false, fmt.Errorf("make a new log in %s: %w", dir, err)
+	}
+	f.Repaired, r.restricted = true, false
+	return true, nil
+}
+
+// closedWith tells whether the store was closed properly when it was last in use, together with the metadata that has the fact closed:
+// then the log held nothing beyond it.
+func (r *run) closedWith(closed []byte) (bool, error) {
+	geometry, err := layout.Geometry(r.info.Size / layout.BlockSize)
+	if err != nil {
+		return false, nil // said elsewhere
+	}
+	p := &pass{run: r, fs: r.o.FS}
+	im, err := p.openImage(geometry)
+	if err != nil {
+		return false, err
+	}
+	clean := im.known && im.super.Clean && len(closed) == 8 && binary.LittleEndian.Uint64(closed) == im.super.CleanID
+	return clean, im.close()
+}
+
+// renewLog puts a new log in the place of that in dir, which is kept beside the others' reach.
+func (r *run) renewLog(dir string, group meta.Group, term uint64, next []logstore.Entry) error {
+	f := r.o.FS
+	tmp := f.PathJoin(r.dir, "log.new")
+	if err := f.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := r.o.NewLog(f, tmp, r.info.NodeID, group.Applied, group.Term, term, next); err != nil {
+		return err
+	}
+	if _, err := f.Stat(dir); err == nil {
+		aside := ""
+		for n := range math.MaxInt {
+			aside = f.PathJoin(r.dir, fmt.Sprintf("damaged-log-%d", n+1))
+			if _, err := f.Stat(aside); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+		}
+		if err := f.Rename(dir, aside); err != nil {
+			return err
+		}
+		r.note("what was left of the log is in %s: remove it when the store is found to be whole", aside)
+	} else if err := f.MkdirAll(f.PathDir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := f.Rename(tmp, dir); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(f, f.PathDir(dir)), syncDir(f, r.dir))
+}
+
+func syncDir(f vfs.FS, dir string) error {
+	d, err := f.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
