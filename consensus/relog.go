@@ -41,7 +41,8 @@ func NewLog(fs vfs.FS, dir string, node, applied, appliedTerm, term uint64, next
 	if err != nil {
 		return fmt.Errorf("consensus: encoding the membership: %w", err)
 	}
+	// What next tells of the membership is in conf: a group that was never opened again has the entry that made node its voter there.
 	return logstore.WriteState(fs, dir, logstore.HardState{
-		NodeID: node, Term: max(term, appliedTerm), Commit: applied, Conf: conf, ConfIndex: applied,
+		NodeID: node, Term: max(term, appliedTerm), Commit: applied, Conf: conf, ConfIndex: applied + uint64(len(next)),
 	})
 }

@@ -160,6 +160,35 @@ func TestDamagedLogKeepsWhatCanBeRead(t *testing.T) {
 	}
 }
 
+// So does that of a store that was never closed, with the entry that made the group.
+func TestDamagedHardStateOfAYoungStore(t *testing.T) {
+	s := &sample{MemFS: vfs.NewCrashableMem()}
+	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: s.MemFS}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet(), SegmentSize: 128 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Make(context.Background(), fs.NewNode{Parent: meta.RootIno, Name: "young", Mode: unix.S_IFREG | 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	c := s.clone()
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	flip(t, c, storeDir+"/raft/default/state", 20)
+	if r := runCheck(t, c, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog}); r.Left() != 0 || len(r.Findings) != 1 {
+		t.Errorf("not repaired:%s", describe(r))
+	}
+	if got := contents(t, c.MemFS); got["/young"] == "" {
+		t.Errorf("contents: %v", got)
+	}
+}
+
 // One that is damaged in what only it had is given up when that is asked for, and then what can be read stays.
 func TestDropLog(t *testing.T) {
 	s := crashed(t)
