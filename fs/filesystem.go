@@ -22,9 +22,10 @@ type filesystem struct {
 	nodes    *nodeTable
 	renewals *renewals
 	handles  atomic.Uint64 // the last handle given
-	locks    *lockTable    // nil: locks are the kernel's
-	shared   SharedLocker  // nil: nobody else has locks
-	others   SharedVolume  // nil: nobody else has the volume
+	listings listings
+	locks    *lockTable   // nil: locks are the kernel's
+	shared   SharedLocker // nil: nobody else has locks
+	others   SharedVolume // nil: nobody else has the volume
 	failures failures
 	syncing  atomic.Bool // an early sync is under way
 	ownTimes ownTimes

@@ -116,9 +116,15 @@ func (v *memVolume) entry(parent meta.Ino, name string) (*memInode, *memInode, e
 	return dir, in, err
 }
 
-func (in *memInode) add(name string, child *memInode) {
-	in.entries = append(in.entries, meta.Dirent{Name: name, Ino: child.Ino, Type: child.Mode & syscall.S_IFMT, Cookie: in.NextCookie})
-	in.NextCookie++
+func (in *memInode) add(name string, child *memInode) { in.addAt(in.NextCookie, name, child) }
+
+func (in *memInode) addAt(place uint64, name string, child *memInode) {
+	i := slices.IndexFunc(in.entries, func(e meta.Dirent) bool { return e.Cookie > place })
+	if i < 0 {
+		i = len(in.entries)
+	}
+	in.entries = slices.Insert(in.entries, i, meta.Dirent{Name: name, Ino: child.Ino, Type: child.Mode & syscall.S_IFMT, Cookie: place})
+	in.NextCookie = max(in.NextCookie, place+1)
 	if child.isDir() {
 		in.Nlink++
 		child.Parent = in.Ino
@@ -418,11 +424,19 @@ func (v *memVolume) Rename(_ context.Context, oldParent meta.Ino, oldName string
 		case other.isDir() && len(other.entries) > 0:
 			return syscall.ENOTEMPTY
 		}
+	}
+	// The entry that is replaced keeps its place, and so does one that stays in its directory.
+	place := newDir.NextCookie
+	switch {
+	case other != nil:
+		place = newDir.entries[newDir.find(newName)].Cookie
 		newDir.cut(newName, other)
 		v.drop(other)
+	case newDir == oldDir:
+		place = oldDir.entries[oldDir.find(oldName)].Cookie
 	}
 	oldDir.cut(oldName, in)
-	newDir.add(newName, in)
+	newDir.addAt(place, newName, in)
 	in.Ctime = Now()
 	return nil
 }

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"math"
+	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -209,6 +211,7 @@ func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add fun
 			return fuse.ENOTDIR
 		}
 		f.touch(dir, in.Flags)
+		f.listings.begin(dir, inode.NextCookie)
 		dots := [dotEntries]fuse.DirEntry{
 			{Name: ".", Ino: uint64(dir), Mode: syscall.S_IFDIR, Off: 1},
 			{Name: "..", Ino: uint64(inode.Parent), Mode: syscall.S_IFDIR, Off: 2},
@@ -222,11 +225,54 @@ func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add fun
 			return fuse.OK // removed
 		}
 	}
+	end := f.listings.end(dir)
 	err := f.volume.ReadDir(f.ctx, dir, after-dotEntries, o == opReaddirplus, func(e meta.Dirent, inode *meta.Inode) bool {
+		if e.Cookie >= end {
+			return false
+		}
 		entry = fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie + dotEntries}
 		return add(&entry, inode)
 	})
 	return f.status(o, dir, err)
+}
+
+// listings knows where the listings of directories end: behind the entries that were there when the last of them began. What is made
+// meanwhile has its place at the end, so a program that makes or moves in an entry for each that it finds would never be done. Disk
+// filesystems end a listing likewise. One place for all who list a directory does for each of them: an earlier one just gets more.
+//
+// A directory that is dropped to make room, or listed on after a restart of the server, has no such end.
+type listings struct {
+	mu   sync.Mutex
+	ends map[meta.Ino]uint64 // guarded by mu
+}
+
+// maxListings is how many directories are remembered: more than are listed at the same time.
+const maxListings = 4096
+
+// begin notes the cookie that the next new entry of a directory will get, as a listing begins.
+func (l *listings) begin(dir meta.Ino, next uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.ends[dir]; !known && len(l.ends) >= maxListings {
+		for other := range l.ends { // any
+			delete(l.ends, other)
+			break
+		}
+	}
+	if l.ends == nil {
+		l.ends = map[meta.Ino]uint64{}
+	}
+	l.ends[dir] = max(l.ends[dir], next)
+}
+
+// end is the cookie before which a listing ends.
+func (l *listings) end(dir meta.Ino) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if end, known := l.ends[dir]; known {
+		return end
+	}
+	return math.MaxUint64
 }
 
 // FsyncDir makes a directory's entries durable.

@@ -139,6 +139,14 @@ func (tx *Tx) ReplaceDirent(dir *meta.Inode, old meta.Dirent, ino meta.Ino, mode
 	tx.SetInode(dir)
 }
 
+// RenameDirent gives an entry another name, at the same place of the directory.
+func (tx *Tx) RenameDirent(dir *meta.Inode, e meta.Dirent, name string) {
+	tx.batch.DeleteDirent(dir.Ino, e)
+	e.Name = name
+	tx.batch.SetDirent(dir.Ino, e)
+	tx.SetInode(dir)
+}
+
 // RemoveDirent removes an entry.
 func (tx *Tx) RemoveDirent(dir *meta.Inode, e meta.Dirent) {
 	tx.batch.DeleteDirent(dir.Ino, e)

@@ -161,6 +161,7 @@ func (c *Rename) encode(w *writer) {
 }
 func (c *Rename) decode(r *reader) {
 	*c = Rename{
+		Stay:      c.Stay,
 		OldParent: r.ino(), OldName: r.str(), NewParent: r.ino(), NewName: r.str(), Flags: r.num32(),
 	}
 }

@@ -60,6 +60,8 @@ const (
 
 	OpFinish Op = 37
 	OpFill   Op = 38
+
+	OpRenameStay Op = 39
 )
 
 // Forms of the encoding.
@@ -138,8 +140,10 @@ type Remove struct {
 	Dir    bool
 }
 
-// Rename is renameat2(2).
+// Rename is renameat2(2). Stay makes it an operation of its own, OpRenameStay: an entry that gets a free name in its own directory keeps
+// its place there. With OpRename, of which logs of earlier programs are full, it goes to the end.
 type Rename struct {
+	Stay      bool // not encoded: the operation says it
 	OldParent meta.Ino
 	OldName   string
 	NewParent meta.Ino
@@ -238,11 +242,16 @@ type Xattr struct {
 	Value []byte
 }
 
-func (*SetAttr) Op() Op     { return OpSetAttr }
-func (*Make) Op() Op        { return OpMake }
-func (*Link) Op() Op        { return OpLink }
-func (*Remove) Op() Op      { return OpRemove }
-func (*Rename) Op() Op      { return OpRename }
+func (*SetAttr) Op() Op { return OpSetAttr }
+func (*Make) Op() Op    { return OpMake }
+func (*Link) Op() Op    { return OpLink }
+func (*Remove) Op() Op  { return OpRemove }
+func (c *Rename) Op() Op {
+	if c.Stay {
+		return OpRenameStay
+	}
+	return OpRename
+}
 func (*Write) Op() Op       { return OpWrite }
 func (*WriteRef) Op() Op    { return OpWriteRef }
 func (*Fill) Op() Op        { return OpFill }
@@ -266,6 +275,8 @@ func empty(op Op) Command {
 		return &Remove{}
 	case OpRename:
 		return &Rename{}
+	case OpRenameStay:
+		return &Rename{Stay: true}
 	case OpWrite:
 		return &Write{}
 	case OpWriteRef:

@@ -85,13 +85,17 @@ func (a *applier) rename(c *command.Rename) error {
 	if isDir(in) && from.Ino != to.Ino && !exists && to.Nlink >= maxLinks {
 		return syscall.EMLINK
 	}
-	a.RemoveDirent(from, oldEntry)
-	if exists {
+	switch {
+	case exists:
+		a.RemoveDirent(from, oldEntry)
 		a.ReplaceDirent(to, newEntry, in.Ino, in.Mode)
 		if isDir(target) {
 			to.Nlink--
 		}
-	} else {
+	case c.Stay && from.Ino == to.Ino:
+		a.RenameDirent(from, oldEntry, c.NewName) // a listing that is under way finds it once, under either name
+	default:
+		a.RemoveDirent(from, oldEntry)
 		a.AddDirent(to, c.NewName, in.Ino, in.Mode)
 	}
 	if isDir(in) {

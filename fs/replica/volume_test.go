@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"vdefs/fs"
 	"vdefs/fs/command"
 	"vdefs/vde"
+	"vdefs/vde/check"
 	"vdefs/vde/meta"
 )
 
@@ -163,6 +165,79 @@ func TestNamesAndErrors(t *testing.T) {
 	}
 	if err := v.Reference(a); !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("reference of a freed inode: %v", err)
+	}
+}
+
+// TestPlaces: an entry keeps its place when it is renamed in its directory or replaced. With the operation that logs of earlier programs
+// have it goes to the end.
+func TestPlaces(t *testing.T) {
+	ctx := context.Background()
+	mem := formatMem(t, 8<<20)
+	v := open(t, mem)
+	dir, err := v.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "d", Mode: unix.S_IFDIR | 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c", "e"} {
+		if _, err := v.Make(ctx, fs.NewNode{Parent: dir.Ino, Name: name, Mode: unix.S_IFREG | 0o644}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func() (names string) {
+		err := v.ReadDir(ctx, dir.Ino, 0, false, func(e meta.Dirent, _ *meta.Inode) bool {
+			names += fmt.Sprint(e.Name, e.Cookie, " ")
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	rename := func(from meta.Ino, old string, to meta.Ino, name string, flags uint32) func() error {
+		return func() error { return v.Rename(ctx, from, old, to, name, flags) }
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"made", func() error { return nil }, "a3 b4 c5 e6 "},
+		{"renamed", rename(dir.Ino, "a", dir.Ino, "x", 0), "x3 b4 c5 e6 "},
+		{"and back", rename(dir.Ino, "x", dir.Ino, "a", unix.RENAME_NOREPLACE), "a3 b4 c5 e6 "},
+		{"over another", rename(dir.Ino, "a", dir.Ino, "c", 0), "b4 c5 e6 "},
+		{"exchanged", rename(dir.Ino, "b", dir.Ino, "e", unix.RENAME_EXCHANGE), "b4 c5 e6 "},
+		{"moved out", rename(dir.Ino, "b", meta.RootIno, "b", 0), "c5 e6 "},
+		{"moved in", rename(meta.RootIno, "b", dir.Ino, "b", 0), "c5 e6 b7 "},
+		{"renamed by an earlier program", func() error {
+			_, err := v.change(ctx, &command.Rename{OldParent: dir.Ino, OldName: "c", NewParent: dir.Ino, NewName: "y"})
+			return err
+		}, "e6 b7 y8 "},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		if got := list(); got != step.want {
+			t.Errorf("%s: %s, want %s", step.what, got, step.want)
+		}
+	}
+	want := list()
+	if err := v.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = open(t, crashed)
+	if got := list(); got != want {
+		t.Errorf("after a crash: %s, want %s", got, want)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	report, err := check.Run("store", check.Options{FS: crashed})
+	if err != nil || len(report.Findings) > 0 {
+		t.Errorf("check: %v, %+v", err, report)
 	}
 }
 

@@ -1,8 +1,10 @@
 package posix
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ func init() {
 	Operations["SetGIDNotExecutable"] = setGIDNotExecutable
 	Operations["CapabilityOfDirectory"] = capabilityOfDirectory
 	Operations["NoAtime"] = noAtime
+	Operations["ListingEnds"] = listingEnds
 }
 
 // dotDot is the inode number that a listing gives for "..".
@@ -145,4 +148,64 @@ func noAtime(t *testing.T, dir string) {
 	_, err = unix.Getdents(fd, make([]byte, 4096))
 	must(t, err)
 	equal(t, "atime of the directory", lstat(t, dir).Atim, long[0])
+}
+
+// listingEnds: a program that changes names for each that it lists comes to the end of the directory, and has met each that stayed once.
+func listingEnds(t *testing.T, dir string) {
+	const count, most = 200, 2000
+	name := func(kind string, i int) string { return fmt.Sprintf("%s%04d%s", kind, i, strings.Repeat("-", 100)) } // some requests for a listing
+	made := 0
+	fresh := func(path string) string { made++; return filepath.Join(filepath.Dir(path), name("new", made)) }
+	for way, change := range map[string]struct {
+		stays bool // the name is there before and after
+		do    func(path string)
+	}{
+		"make":    {true, func(path string) { write(t, fresh(path), "") }},
+		"replace": {true, func(path string) { other := fresh(path); write(t, other, ""); must(t, os.Rename(other, path)) }},
+		"rename":  {false, func(path string) { must(t, os.Rename(path, fresh(path))) }},
+		"forth and back": {true, func(path string) {
+			other := fresh(path)
+			must(t, os.Rename(path, other))
+			must(t, os.Rename(other, path))
+		}},
+		"anew": {false, func(path string) { must(t, os.Remove(path)); write(t, path, "") }},
+		"to and fro": {false, func(path string) {
+			must(t, os.Rename(path, dir+"/aside"))
+			must(t, os.Rename(dir+"/aside", path))
+		}},
+	} {
+		d := sub(t, dir, way)
+		for i := range count {
+			write(t, filepath.Join(d, name("old", i)), "")
+		}
+		fd := open(t, d, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		met := map[string]int{}
+		buf := make([]byte, 4096)
+		for total := 0; ; {
+			n, err := unix.Getdents(fd, buf)
+			must(t, err)
+			if n == 0 {
+				break
+			}
+			_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+			for _, name := range names {
+				met[name]++
+				change.do(filepath.Join(d, name))
+			}
+			if total += len(names); total > most {
+				t.Fatalf("%s: a listing of %d names goes on after %d", way, count, total)
+			}
+		}
+		shut(t, fd)
+		for i := range count {
+			if n := met[name("old", i)]; change.stays && n != 1 || n == 0 {
+				t.Errorf("%s: %s was listed %d times", way, name("old", i), n)
+			}
+		}
+		left, err := os.ReadDir(d)
+		must(t, err)
+		if way != "make" {
+			equal(t, "names after "+way, len(left), count)
+		}
+	}
 }

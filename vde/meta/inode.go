@@ -75,5 +75,5 @@ type Dirent struct {
 	Name   string
 	Ino    Ino
 	Type   uint32 // the S_IFMT bits of the inode's mode
-	Cookie uint64 // place in the directory: never reused, grows with creation; readdir resumes after it
+	Cookie uint64 // place in the directory: never given to another entry, grows with creation; readdir resumes after it
 }
