@@ -23,13 +23,15 @@ type filesystem struct {
 	renewals *renewals
 	handles  atomic.Uint64 // the last handle given
 	listings listings
-	locks    *lockTable   // nil: locks are the kernel's
-	shared   SharedLocker // nil: nobody else has locks
-	others   SharedVolume // nil: nobody else has the volume
-	failures failures
-	syncing  atomic.Bool // an early sync is under way
-	ownTimes ownTimes
-	stats    counters
+	// untouched: reads are not noted. It is what Remount changes of options.
+	untouched atomic.Bool
+	locks     *lockTable   // nil: locks are the kernel's
+	shared    SharedLocker // nil: nobody else has locks
+	others    SharedVolume // nil: nobody else has the volume
+	failures  failures
+	syncing   atomic.Bool // an early sync is under way
+	ownTimes  ownTimes
+	stats     counters
 
 	// writeback: the kernel agreed to keep a writeback cache. Set by Init, before the first request.
 	writeback bool
@@ -57,6 +59,7 @@ func newFilesystem(volume Volume, options MountOptions) *filesystem {
 		nodes:         newNodeTable(),
 		renewals:      newRenewals(),
 	}
+	f.untouched.Store(options.NoAtime || options.ReadOnly)
 	if options.ServerLocks {
 		f.locks = newLockTable()
 		f.shared, _ = volume.(SharedLocker)

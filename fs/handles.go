@@ -63,7 +63,7 @@ func (f *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // touch notes that a file was read through a file with these flags. What is read out of the kernel's cache is not noticed:
 // the kernel tells of no such read. (To take an open for one would be worse: most programs that look at files open them.)
 func (f *filesystem) touch(ino meta.Ino, flags uint32) {
-	if !f.options.NoAtime && !f.options.ReadOnly && flags&syscall.O_NOATIME == 0 {
+	if flags&syscall.O_NOATIME == 0 && !f.untouched.Load() {
 		f.volume.TouchAtime(ino)
 	}
 }

@@ -31,6 +31,7 @@ type MountOptions struct {
 	Suid, Dev          bool // set-id bits and device nodes have an effect; for root only
 	NoExec             bool
 	NoAtime            bool // reads leave no trace, whatever the volume would do
+	StrictAtime        bool // shown in the list of mounts; what it means is the volume's business
 	Sync               bool // every write as with O_SYNC
 
 	// NoWriteback has every write reach the volume before it returns. Data that was read is still cached.
@@ -157,6 +158,17 @@ func (s *Server) serve() {
 // volume is under way any more.
 func (s *Server) Wait() { <-s.done }
 
+// Remount changes a mount that is in use: of the options ReadOnly, Suid, Dev, NoExec, NoAtime, StrictAtime and Sync are taken, as they
+// shall be. When it has become read-only, the volume has got everything that was written. It fails, wrapping EBUSY, if a mount that
+// is to become read-only has a file open that is written or removed, and takes root.
+func (s *Server) Remount(options MountOptions) error {
+	if err := unix.Mount("", s.mountpoint, "", unix.MS_REMOUNT|options.mountFlags(), ""); err != nil {
+		return fmt.Errorf("remount %s: %w", s.mountpoint, err)
+	}
+	s.fs.untouched.Store(options.NoAtime || options.ReadOnly)
+	return nil
+}
+
 // errBusy is the reason why a mount cannot be ended.
 var errBusy = errors.New("it is in use: close the files and leave the directories in it (fuser -vm shows them), or use umount -l")
 
@@ -237,7 +249,8 @@ func (o *MountOptions) mountFlags() uintptr {
 		flag uintptr
 	}{
 		{o.ReadOnly, unix.MS_RDONLY}, {!o.Suid, unix.MS_NOSUID}, {!o.Dev, unix.MS_NODEV}, {o.NoExec, unix.MS_NOEXEC},
-		{o.NoAtime, unix.MS_NOATIME}, {o.Sync, unix.MS_SYNCHRONOUS},
+		{o.NoAtime, unix.MS_NOATIME}, {o.StrictAtime, unix.MS_STRICTATIME},
+		{!o.NoAtime && !o.StrictAtime, unix.MS_RELATIME}, {o.Sync, unix.MS_SYNCHRONOUS},
 	} {
 		if f.set {
 			flags |= f.flag

@@ -23,6 +23,7 @@ import (
 //	GET  /metrics         the same for Prometheus
 //	POST /umount?mode=M   unmounts (M: normal, lazy, force); answers when everything is on disk (lazy: when detached). Ends
 //	                      a daemon without a mount
+//	POST /remount         {"options":"ro,noatime"}: changes the mount's options (remountReport)
 //	GET  /cluster         the nodes and groups of the cluster (clusterReport)
 //	POST /cluster/invite  {"expires_seconds":3600}: an invitation (inviteReport)
 //	POST /cluster/remove  {"node":"NAME or ID","force":false}: takes a node out (removeReport)

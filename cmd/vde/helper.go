@@ -71,6 +71,10 @@ func runMountHelper(args []string) exitCode {
 			return nil
 		}
 		verb := []string{"mount", h.operands[0], h.operands[1]}
+		if wantsRemount(h.options) {
+			// mount(8) gives all that shall be, and leaves out what is the default.
+			verb = append(verb, "-o", "rw,suid,dev,exec,async")
+		}
 		for _, o := range h.options {
 			verb = append(verb, "-o", o)
 		}

@@ -37,6 +37,7 @@ Mount options (-o, separated by commas, the last one wins):
   cache=` + cacheUsage() + `
   timeout=DURATION                  on a node of a cluster: how long an operation waits for a majority before it fails (default 30s)
   memory=SIZE                       keep the daemon within about this much memory (default 1G)
+  remount                           change the mount that is there: ro, rw, when to note reads, suid and the like, sync; what is not named stays
 Options of fstab that speak to others (defaults, noauto, nofail, _netdev, x-...) are ignored.
 
 With --listen the store becomes the first node of a cluster, which others can join: see "vde help cluster". The address is remembered.
@@ -48,6 +49,9 @@ Signals to the daemon: SIGTERM and SIGINT unmount, SIGHUP opens the log file ane
 		Args:              exactArgs("STORE", "MOUNTPOINT"),
 		ValidArgsFunction: completeDirs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if wantsRemount(lists) {
+				return runRemount(cmd, args[0], args[1], lists)
+			}
 			options := defaultMountOptions(os.Geteuid() == 0)
 			if err := parseMountOptions(&options, lists); err != nil {
 				return err
@@ -182,6 +186,7 @@ func serveForeground(cfg mountConfig, log logFlags) (err error) {
 		return err
 	}
 	d := daemon{cfg: cfg, log: logger, logFile: file}
+	d.options.Store(&cfg.Options)
 	return d.run(ready)
 }
 

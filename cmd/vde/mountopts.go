@@ -114,7 +114,7 @@ func parseMountOptions(opts *mountOptions, lists []string) error {
 			continue
 		}
 		if name == "remount" {
-			return usagef("mount option %q: a mount cannot be changed: unmount it and mount it again", option)
+			return usagef("mount option %q has no meaning here: it is for vde mount STORE MOUNTPOINT", option)
 		}
 		if !ignoredOption(name, hasValue) {
 			return usagef("unknown mount option %q: known are %s", option, strings.Join(knownOptions(), ", "))

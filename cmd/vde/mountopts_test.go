@@ -37,7 +37,7 @@ func TestParseMountOptions(t *testing.T) {
 func TestParseMountOptionsRefuses(t *testing.T) {
 	for option, want := range map[string]string{
 		"turbo": `unknown mount option "turbo"`, "ro=1": `"ro=1" takes no value`, "png": "png is one of async, sync, off",
-		"png=maybe": "png is one of", "memory=lots": "no number", "timeout=1": "at least a second", "cache=big": "cache is one of", "remount": "unmount it and mount it again",
+		"png=maybe": "png is one of", "memory=lots": "no number", "timeout=1": "at least a second", "cache=big": "cache is one of", "remount": "has no meaning here",
 		"comment": `unknown mount option "comment"`, "defaults=1": "unknown mount option",
 	} {
 		o := defaultMountOptions(true)

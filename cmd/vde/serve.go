@@ -47,7 +47,8 @@ type daemon struct {
 	volume   *replica.Volume
 	// clusterOf is the volume's Cluster: nil for no member of a cluster.
 	clusterOf func() cluster.State
-	server    atomic.Pointer[fs.Server] // nil until mounted
+	server    atomic.Pointer[fs.Server]    // nil until mounted
+	options   atomic.Pointer[mountOptions] // cfg.Options, as remounting has changed them
 
 	joining     atomic.Bool   // the volume is being opened, which may have to wait for other nodes
 	serving     atomic.Bool   // without a mount
@@ -62,7 +63,7 @@ type daemon struct {
 	closed       chan struct{} // closed when the volume has been
 	closeErr     error         // how that went; valid once closed is closed
 
-	unmounting sync.Mutex  // one unmount at a time
+	unmounting sync.Mutex  // one unmount or remount at a time
 	stopAsked  atomic.Bool // a signal to stop has come
 }
 

@@ -45,6 +45,7 @@ func (d *daemon) startControl() (stop func(), err error) {
 	control.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, d.status()) })
 	control.Handle("GET /metrics", metrics)
 	control.HandleFunc("POST /umount", d.handleUnmount)
+	control.HandleFunc("POST /remount", d.handleRemount)
 	d.addClusterHandlers(control)
 	d.addScrubHandler(control)
 	var servers []*http.Server

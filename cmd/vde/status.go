@@ -59,7 +59,7 @@ type mountStats struct {
 // status tells what the daemon knows of itself.
 func (d *daemon) status() statusReport {
 	report := statusReport{
-		State: stateStarting, PID: os.Getpid(), Mountpoint: d.cfg.Mountpoint, Options: d.cfg.Options.String(), Version: version(),
+		State: stateStarting, PID: os.Getpid(), Mountpoint: d.cfg.Mountpoint, Options: d.options.Load().String(), Version: version(),
 		Started: &d.started, UptimeSeconds: time.Since(d.started).Seconds(), MemoryBytes: residentBytes(),
 	}
 	report.Store = d.cfg.Store

@@ -37,12 +37,17 @@ var atimeModes = map[string]replica.Atime{"relatime": replica.Relatime, "noatime
 
 // mountVolume mounts a volume and returns when the mount answers.
 func mountVolume(volume *replica.Volume, cfg mountConfig, log *logrus.Logger) (*fs.Server, error) {
-	o := cfg.Options
-	return fs.Mount(volume, cfg.Mountpoint, fs.MountOptions{
-		Shared: volume.Cluster() != nil,
-		FsName: cfg.Store, Logger: log, Debug: log.IsLevelEnabled(logrus.DebugLevel),
+	options := serverOptions(cfg.Options)
+	options.Shared = volume.Cluster() != nil
+	options.FsName, options.Logger, options.Debug = cfg.Store, log, log.IsLevelEnabled(logrus.DebugLevel)
+	return fs.Mount(volume, cfg.Mountpoint, options)
+}
+
+// serverOptions are the mount options that concern the kernel.
+func serverOptions(o mountOptions) fs.MountOptions {
+	return fs.MountOptions{
 		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, DefaultPermissions: o.DefaultPermissions,
-		Suid: o.Suid, Dev: o.Dev, NoExec: !o.Exec, NoAtime: o.Atime == "noatime", Sync: o.Sync,
+		Suid: o.Suid, Dev: o.Dev, NoExec: !o.Exec, NoAtime: o.Atime == "noatime", StrictAtime: o.Atime == "strictatime", Sync: o.Sync,
 		NoWriteback: o.Cache == "writethrough", NoCache: o.Cache == "strict",
-	})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vdefs/fs"
@@ -13,7 +14,7 @@ import (
 )
 
 // Atime says when reading a file changes its access time.
-type Atime int
+type Atime int32
 
 const (
 	// Relatime: when it is not newer than the last change, or a day old (the kernel's default, mount(8)).
@@ -27,7 +28,7 @@ const (
 // atimes holds access times that are not in the log yet. Readers never wait for it.
 type atimes struct {
 	v    *Volume
-	mode Atime
+	mode atomic.Int32 // an Atime
 	mu   sync.RWMutex
 	new  map[meta.Ino]meta.Time // guarded by mu
 }
@@ -40,17 +41,18 @@ const (
 
 // touch notes a read.
 func (a *atimes) touch(ino meta.Ino) {
-	if a.mode == Noatime || a.v.readOnly {
+	mode := Atime(a.mode.Load())
+	if mode == Noatime || a.v.readOnly.Load() {
 		return
 	}
 	now := fs.Now()
 	a.mu.RLock()
 	last, noted := a.new[ino]
 	a.mu.RUnlock()
-	if noted && (a.mode == Relatime && now.Sec-last.Sec < aDay || last == now) {
+	if noted && (mode == Relatime && now.Sec-last.Sec < aDay || last == now) {
 		return
 	}
-	if a.mode == Relatime && !noted {
+	if mode == Relatime && !noted {
 		in, err := a.v.eng.Meta().Inode(ino)
 		if err != nil || in.Mtime.Before(in.Atime) && in.Ctime.Before(in.Atime) && now.Sec-in.Atime.Sec < aDay {
 			return
@@ -60,6 +62,9 @@ func (a *atimes) touch(ino meta.Ino) {
 	a.new[ino] = now
 	a.mu.Unlock()
 }
+
+// SetAtime changes when reads are noted, from now on.
+func (v *Volume) SetAtime(mode Atime) { v.atimes.mode.Store(int32(mode)) }
 
 // overlay puts a noted access time into an inode.
 func (a *atimes) overlay(in *meta.Inode) {

@@ -382,7 +382,7 @@ func (b *behind) waitAll() {
 
 // writeBehind notes a write that need not be done when the call returns. EAGAIN: it must be done at once.
 func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data []byte, kill bool) error {
-	if !v.replicated(ino.Group()) || v.readOnly || len(data) == 0 || off+uint64(len(data)) > vde.MaxFileSize {
+	if !v.replicated(ino.Group()) || v.readOnly.Load() || len(data) == 0 || off+uint64(len(data)) > vde.MaxFileSize {
 		return syscall.EAGAIN
 	}
 	blocks := vde.BlocksFor(off, uint64(len(data))) + 1
@@ -397,7 +397,7 @@ func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data
 
 // setAttrBehind is SetAttr for what need not be done when the call returns. false: it must be done at once.
 func (v *Volume) setAttrBehind(ino meta.Ino, change func(before *meta.Inode) *command.SetAttr) (meta.Inode, bool) {
-	if v.behind == nil || v.readOnly || !v.replicated(ino.Group()) {
+	if v.behind == nil || v.readOnly.Load() || !v.replicated(ino.Group()) {
 		return meta.Inode{}, false
 	}
 	return v.behind.setAttr(ino, change)

@@ -394,7 +394,7 @@ func (v *Volume) Write(ctx context.Context, ino meta.Ino, off uint64, data []byt
 
 // writeRef writes data to the image at once and proposes only where it is. EAGAIN: the write cannot be done like this.
 func (v *Volume) writeRef(ctx context.Context, ino meta.Ino, off uint64, data []byte, how fs.WriteFlags) (meta.Inode, error) {
-	if v.readOnly {
+	if v.readOnly.Load() {
 		return meta.Inode{}, syscall.EROFS
 	}
 	end := off + uint64(len(data))

@@ -18,11 +18,11 @@ type PNGStats = recode.Stats
 
 // StartPNG has the volume re-encode PNG files, with a mode of async, sync or off for what no directory has a mode of its
 // own. memory is the budget of the whole volume in bytes, as in Options (0: vde.DefaultMemory): pictures get the third of it that
-// the engine leaves, which is also what limits their size. It is called once, after Open and before the volume is mounted; it ends with Close. On a read-only volume it does
-// nothing.
+// the engine leaves, which is also what limits their size. It is called once, after Open and before the volume is mounted; it ends with Close. While the volume is read-only
+// it does nothing.
 func (v *Volume) StartPNG(mode string, memory int64) error {
 	m, err := recode.ParseMode(mode)
-	if err != nil || v.readOnly {
+	if err != nil {
 		return err
 	}
 	if memory == 0 {

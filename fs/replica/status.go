@@ -35,7 +35,7 @@ func (v *Volume) Status() Status {
 	info := v.eng.Info()
 	total, free := v.eng.Usage()
 	s := Status{
-		Store: v.dir, UUID: info.UUID, NodeID: info.NodeID, FormatVersion: info.FormatVersion, ReadOnly: v.readOnly,
+		Store: v.dir, UUID: info.UUID, NodeID: info.NodeID, FormatVersion: info.FormatVersion, ReadOnly: v.readOnly.Load(),
 		Size: total * 4096, Used: (total - free) * 4096, ChecksumErrors: v.eng.ChecksumErrors(),
 	}
 	if err := v.eng.Err(); err != nil {

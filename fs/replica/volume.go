@@ -59,7 +59,7 @@ const defaultRefMin = 128 << 10
 type Volume struct {
 	dir      string
 	log      logrus.FieldLogger
-	readOnly bool
+	readOnly atomic.Bool
 	strict   bool
 	eng      *vde.Engine
 	mgr      *consensus.Manager
@@ -97,12 +97,14 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	if o.Logger == nil {
 		o.Logger = logrus.StandardLogger()
 	}
-	v := &Volume{dir: dir, log: o.Logger, readOnly: o.ReadOnly, strict: o.Strict, opens: newOpens(), stop: make(chan struct{})}
+	v := &Volume{dir: dir, log: o.Logger, strict: o.Strict, opens: newOpens(), stop: make(chan struct{})}
 	if v.refMin = o.RefMin; v.refMin == 0 {
 		v.refMin = defaultRefMin
 	}
 	v.reaper = &reaper{v: v, wake: make(chan struct{}, 1)}
-	v.atimes = &atimes{v: v, mode: o.Atime, new: map[meta.Ino]meta.Time{}}
+	v.atimes = &atimes{v: v, new: map[meta.Ino]meta.Time{}}
+	v.readOnly.Store(o.ReadOnly)
+	v.SetAtime(o.Atime)
 	v.slots.Store(consensus.DefaultGroup, uint16(0))
 	v.eng, err = vde.Open(dir, vde.OpenOptions{
 		FS: o.FS, Logger: o.Logger, CheckpointEvery: o.CheckpointEvery, Memory: o.Memory, PushOut: o.Cluster != nil,
@@ -219,6 +221,28 @@ func (v *Volume) compact(slot uint16, applied uint64) {
 	}
 }
 
+// SetReadOnly has the volume refuse changes with EROFS from now on, or take them again. When it has become read-only, everything is on
+// disk; on an error it stays as it was. What must not be refused has to be through before: a mount is made read-only first.
+func (v *Volume) SetReadOnly(ctx context.Context, readOnly bool) error {
+	if !readOnly || v.readOnly.Load() {
+		v.readOnly.Store(readOnly)
+		return nil
+	}
+	if v.behind != nil {
+		v.behind.waitAll()
+		v.later.waitAll()
+	}
+	if err := v.atimes.flush(ctx); err != nil {
+		return fmt.Errorf("access times: %w", err)
+	}
+	v.readOnly.Store(true)
+	if err := v.Sync(ctx); err != nil {
+		v.readOnly.Store(false)
+		return err
+	}
+	return nil
+}
+
 // Close puts everything on disk and closes the store. The mount must be gone.
 func (v *Volume) Close() (err error) {
 	err = vde.ErrClosed
@@ -230,7 +254,7 @@ func (v *Volume) Close() (err error) {
 		close(v.stop)
 		v.workers.Wait()
 		err = nil
-		if v.eng.Err() == nil && !v.readOnly && (v.node == nil || !v.node.dead.Load()) {
+		if v.eng.Err() == nil && !v.readOnly.Load() && (v.node == nil || !v.node.dead.Load()) {
 			ctx, cancel := context.Background(), func() {}
 			if v.node != nil {
 				ctx, cancel = context.WithTimeout(ctx, tryTimeout) // what is not done now is done by the others
@@ -304,7 +328,7 @@ func (v *Volume) change(ctx context.Context, c command.Command) (posix.Result, e
 
 // changeAlone is change for a command that only this node can apply; consensus.ErrNotAlone where it is not alone.
 func (v *Volume) changeAlone(ctx context.Context, c command.Command) (posix.Result, error) {
-	if v.readOnly {
+	if v.readOnly.Load() {
 		return posix.Result{}, syscall.EROFS
 	}
 	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
@@ -330,7 +354,7 @@ func (v *Volume) changeTx(ctx context.Context, c command.Command) (posix.Result,
 
 // changeIn is change, as proposeTx is propose.
 func (v *Volume) changeIn(ctx context.Context, slot uint16, c command.Command, open *opens) (posix.Result, command.Tag, error) {
-	if v.readOnly {
+	if v.readOnly.Load() {
 		return posix.Result{}, command.Tag{}, syscall.EROFS
 	}
 	if err := v.eng.WaitRoom(func() error { return v.Sync(ctx) }); err != nil {
