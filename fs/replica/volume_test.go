@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
@@ -238,6 +239,48 @@ func TestPlaces(t *testing.T) {
 	report, err := check.Run("store", check.Options{FS: crashed})
 	if err != nil || len(report.Findings) > 0 {
 		t.Errorf("check: %v, %+v", err, report)
+	}
+}
+
+// TestReadOnly: a volume that became read-only refuses changes, has on disk what was answered before, access times too, and takes changes
+// again when it is told to.
+func TestReadOnly(t *testing.T) {
+	ctx := context.Background()
+	mem := formatMem(t, 8<<20)
+	v := open(t, mem)
+	ino := mkfile(t, v, "a")
+	before, err := v.Inode(ctx, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.SetAtime(Strictatime)
+	time.Sleep(20 * time.Millisecond) // the clock of files is coarse
+	v.TouchAtime(ino)
+	if err := v.SetReadOnly(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(ctx, ino, 0, []byte("data"), 0); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("write: %v", err)
+	}
+	if err := v.Rename(ctx, meta.RootIno, "a", meta.RootIno, "b", 0); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("rename: %v", err)
+	}
+	v.TouchAtime(ino)
+	crashed := open(t, mem.CrashClone(vfs.CrashCloneCfg{}))
+	if in, err := crashed.Lookup(ctx, meta.RootIno, "a"); err != nil || !before.Atime.Before(in.Atime) {
+		t.Errorf("after a crash: %v, access time %v, made with %v", err, in.Atime, before.Atime)
+	}
+	if err := crashed.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := v.SetReadOnly(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(ctx, ino, 0, []byte("data"), 0); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	if err := v.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
