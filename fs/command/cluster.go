@@ -73,6 +73,9 @@ type Join struct {
 // RemoveNode forgets a node and ends its sessions.
 type RemoveNode struct{ ID uint64 }
 
+// SetLevel says that all nodes know the operations up to a level. It never falls.
+type SetLevel struct{ Level uint64 }
+
 // Freeze asks all other mounts to keep a file closed that is to be replaced (Replace). EAGAIN if it has not this version any
 // more, EBUSY if somebody else asks.
 type Freeze struct {
@@ -106,6 +109,10 @@ func (*PutNode) Op() Op      { return OpPutNode }
 func (*PutInvite) Op() Op    { return OpPutInvite }
 func (*Join) Op() Op         { return OpJoin }
 func (*RemoveNode) Op() Op   { return OpRemoveNode }
+func (*SetLevel) Op() Op     { return OpSetLevel }
+
+func (c *SetLevel) encode(w *writer) { w.num(c.Level) }
+func (c *SetLevel) decode(r *reader) { *c = SetLevel{Level: r.num()} }
 
 func (c *Freeze) encode(w *writer) { w.num(c.Session); w.num(uint64(c.Ino)); w.num(c.Version) }
 func (c *Freeze) decode(r *reader) { *c = Freeze{Session: r.num(), Ino: r.ino(), Version: r.num()} }

@@ -62,7 +62,20 @@ const (
 	OpFill   Op = 38
 
 	OpRenameStay Op = 39
+	OpSetLevel   Op = 40
 )
+
+// Level is the newest level of operations that this program knows. An operation of a level is proposed in a cluster once all its nodes know the
+// level (SetLevel): nodes are upgraded one after the other, and one that meets an operation it does not know cannot go on.
+const Level = 1
+
+// Level tells to which level an operation belongs: 0 to the first one, which every program knows.
+func (op Op) Level() uint64 {
+	if op >= OpFinish {
+		return 1 // up to OpSetLevel, with KillPrivBefore
+	}
+	return 0
+}
 
 // Forms of the encoding.
 const (
@@ -343,6 +356,8 @@ func empty(op Op) Command {
 		return &Finish{}
 	case OpFill:
 		return &Fill{}
+	case OpSetLevel:
+		return &SetLevel{}
 	}
 	return nil
 }

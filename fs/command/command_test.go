@@ -39,6 +39,7 @@ func samples() []Command {
 		&PutInvite{[16]byte{1}, [32]byte{2}, 1 << 40},
 		&Join{[16]byte{1}, [32]byte{2}, 1 << 40, "c", "10.0.0.3:7000"},
 		&RemoveNode{2},
+		&SetLevel{1 << 40},
 		&MakeApart{0o100644, 0o22, 1, 2, 0o42755, 3, []byte("acl"), "security.selinux", []byte("label")},
 		&LinkApart{1<<48 | 5},
 		&Name{1, "b", 1<<48 | 5, 0o100000, TxID{7, 8}},

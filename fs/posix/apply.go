@@ -121,6 +121,8 @@ func (a *applier) apply(c command.Command) error {
 		err = a.lock(c)
 	case *command.PutNode:
 		err = a.putNode(c)
+	case *command.SetLevel:
+		err = a.setLevel(c)
 	case *command.PutInvite:
 		err = a.putInvite(c)
 	case *command.Join:

@@ -15,10 +15,12 @@ import (
 //	node id8      Member as JSON
 //	invite id16   invitation as JSON
 //	next-node     id8             the id that the next node gets
+//	level         level8          the operations that all nodes know
 const (
 	factNode     = "node"
 	factInvite   = "invite"
 	factNextNode = "next-node"
+	factLevel    = "level"
 )
 
 // Member is a node as the cluster keeps it.
@@ -118,6 +120,26 @@ func (a *applier) putNode(c *command.PutNode) error {
 		a.setNumbers(factNextNode, []uint64{c.ID + 1})
 	}
 	return a.setFactJSON(numbered(factNode, c.ID), Member{c.ID, c.Name, c.Addr, joined})
+}
+
+func (a *applier) setLevel(c *command.SetLevel) error {
+	now, err := a.numbers(factLevel, 1)
+	if err != nil {
+		return err
+	}
+	if len(now) == 0 || now[0] < c.Level {
+		a.setNumbers(factLevel, []uint64{c.Level})
+	}
+	return nil
+}
+
+// ReadLevel tells up to which level all nodes know the operations.
+func ReadLevel(r FactReader) (uint64, error) {
+	b, err := r.Get(factLevel)
+	if n := decodeNumbers(b); len(n) == 1 {
+		return n[0], err
+	}
+	return 0, err
 }
 
 func (a *applier) putInvite(c *command.PutInvite) error {

@@ -167,7 +167,7 @@ func (v *Volume) finishDrop(ctx context.Context, tag command.Tag, ino meta.Ino) 
 // dropLater is finishDrop for a file that nobody will miss: its only name is gone. It tells whether it is one, and is done beside
 // the caller then. Where another mount gives the file a name at this moment, that mount sees the old count for a moment.
 func (v *Volume) dropLater(tag command.Tag, ino meta.Ino) bool {
-	if v.strict {
+	if v.strict || !v.mayUse(command.OpFinish) {
 		return false
 	}
 	if in, err := v.inode(ino); err != nil || in.Nlink != 1 {
@@ -182,7 +182,7 @@ func (v *Volume) dropLater(tag command.Tag, ino meta.Ino) bool {
 // moved gives a file of another group that was renamed its change time, and fills in what it is.
 func (v *Volume) moved(ctx context.Context, in *meta.Inode) {
 	c := &command.SetAttr{Ino: in.Ino, Set: command.SetCtime, Ctime: fs.Now()}
-	if v.strict {
+	if v.strict || !v.mayUse(command.OpFinish) {
 		if res, err := v.change(ctx, c); err == nil {
 			*in = res.Inode
 		}

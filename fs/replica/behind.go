@@ -397,7 +397,7 @@ func (v *Volume) writeBehind(ctx context.Context, ino meta.Ino, off uint64, data
 
 // setAttrBehind is SetAttr for what need not be done when the call returns. false: it must be done at once.
 func (v *Volume) setAttrBehind(ino meta.Ino, change func(before *meta.Inode) *command.SetAttr) (meta.Inode, bool) {
-	if v.behind == nil || v.readOnly.Load() || !v.replicated(ino.Group()) {
+	if v.behind == nil || v.readOnly.Load() || !v.replicated(ino.Group()) || !v.mayUse(command.OpFill) {
 		return meta.Inode{}, false
 	}
 	return v.behind.setAttr(ino, change)

@@ -33,6 +33,7 @@ type testCluster struct {
 	dir   string
 	lease time.Duration
 	size  uint64      // of a store in bytes
+	old   bool        // nodes that are opened run an old program
 	nodes []*testNode // by id - 1; nil: removed or never there
 }
 
@@ -61,6 +62,14 @@ func newTestCluster(t testing.TB, n int, lease time.Duration) *testCluster {
 func newSizedCluster(t testing.TB, n int, lease time.Duration, size uint64) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), lease: lease, size: size}
+	c.begin(n)
+	return c
+}
+
+// begin starts the first n nodes and returns when all of them vote.
+func (c *testCluster) begin(n int) {
+	t := c.t
+	t.Helper()
 	t.Cleanup(func() {
 		var closing sync.WaitGroup
 		for _, n := range c.nodes {
@@ -76,7 +85,6 @@ func newSizedCluster(t testing.TB, n int, lease time.Duration, size uint64) *tes
 		c.join()
 	}
 	c.voters(n)
-	return c
 }
 
 func (c *testCluster) format(id uint64, addr string) *testNode {
@@ -101,7 +109,7 @@ func (c *testCluster) format(id uint64, addr string) *testNode {
 func (c *testCluster) up(id uint64) *Volume {
 	c.t.Helper()
 	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond})
+	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond, old: c.old})
 	if err != nil {
 		c.t.Fatalf("node %d: %v", id, err)
 	}

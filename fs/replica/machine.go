@@ -56,6 +56,9 @@ func (m *machine) Apply(index, term uint64, cmd []byte, local any) (any, error) 
 		}
 		p = &proposal{cmd: c, time: t, tag: tag}
 	}
+	if n := m.v.node; n != nil && p.cmd.Op().Level() > n.levels.known {
+		return nil, fmt.Errorf("%w: operation %d is unknown: written by a newer program?", command.ErrDecode, p.cmd.Op())
+	}
 	if m.replaying {
 		m.eng.LogDurable(m.slot, index)
 	}

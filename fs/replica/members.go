@@ -258,6 +258,7 @@ func (n *node) keepMembers(stop <-chan struct{}) {
 				n.v.log.WithError(err).WithField("group", g.Name()).Info("changing the members of a group: tried again soon")
 			}
 		}
+		n.raiseLevel(members)
 	}
 }
 

@@ -41,6 +41,7 @@ type node struct {
 	timeout   time.Duration
 
 	session atomic.Pointer[session]
+	levels  levels
 	renew   sync.Mutex // one renewal of the session at a time
 
 	kernel  kernelQueue
@@ -119,7 +120,10 @@ func openNode(v *Volume, o Options) (*node, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	n := &node{v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolve, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
+	n := &node{levels: levels{known: command.Level}, v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolve, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
+	if o.old {
+		n.levels.known = 0
+	}
 	n.kernel.wake = make(chan struct{}, 1)
 	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
@@ -169,12 +173,16 @@ func (n *node) start(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	n.readLevel()
 	if err := n.beginSession(ctx); err != nil {
 		return err
 	}
 	if n.cfg.Founder {
 		// Others were made known when they were admitted.
 		if err := (state{n}).PutSelf(ctx, n.cfg.Self()); err != nil {
+			return err
+		}
+		if err := n.raiseAlone(ctx); err != nil {
 			return err
 		}
 	}
@@ -400,6 +408,8 @@ func (n *node) applied(slot uint16, p *proposal, res *posix.Result, mine bool) {
 		poke(n.changed)
 	case *command.PutNode, *command.Join, *command.PutGroup, *command.DropGroup, *command.Route:
 		poke(n.changed)
+	case *command.SetLevel:
+		n.levels.common.Store(max(c.Level, n.levels.common.Load()))
 	case *command.Lock:
 		if res.Bytes == 1 {
 			n.locks.wake(c.Ino)
@@ -429,6 +439,7 @@ func (n *node) finish() {
 
 // restored is told that the state of a group was replaced by a snapshot.
 func (n *node) restored() {
+	n.readLevel()
 	n.locks.wakeAll()
 	poke(n.changed)
 	for _, g := range n.v.all() {

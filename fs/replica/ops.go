@@ -248,7 +248,7 @@ func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string,
 	if oldParent.Group() != newParent.Group() {
 		return syscall.EXDEV // directories are all of one group: no path leads here
 	}
-	res, tag, err := v.changeTx(ctx, &command.Rename{Stay: true, OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
+	res, tag, err := v.changeTx(ctx, &command.Rename{Stay: v.mayUse(command.OpRenameStay), OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
 	if err != nil {
 		return err
 	}

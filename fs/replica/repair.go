@@ -20,6 +20,9 @@ const (
 
 // answer answers what other nodes ask.
 func (n *node) answer(ctx context.Context, _ uint64, q []byte) ([]byte, error) {
+	if len(q) == 1 && q[0] == askLevel && n.levels.known > 0 {
+		return binary.LittleEndian.AppendUint64(nil, n.levels.known), nil
+	}
 	if len(q) > 0 && q[0] == askPrints {
 		return n.answerPrints(ctx, q[1:])
 	}

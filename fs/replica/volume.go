@@ -46,6 +46,7 @@ type Options struct {
 
 	lease   time.Duration // of the mount's session; 0: sessionLease
 	resolve time.Duration // 0: resolveAfter
+	old     bool          // knows operations of level 0 only
 	alone   *Survivor     // not nil: see GoOnAlone
 }
 
