@@ -29,6 +29,7 @@ type filesystem struct {
 	shared    SharedLocker // nil: nobody else has locks
 	others    SharedVolume // nil: nobody else has the volume
 	failures  failures
+	noRoom    noRoom
 	syncing   atomic.Bool // an early sync is under way
 	ownTimes  ownTimes
 	stats     counters

@@ -15,6 +15,9 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && f.noRoom.tell(in.NodeId) {
+		return f.status(opGetattr, ino, syscall.ENOSPC)
+	}
 	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
 	if err != nil {

@@ -157,6 +157,10 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		}
 	}
 	inode, err := f.volume.Write(f.ctx, ino, in.Offset, data, how)
+	if how&WriteFromCache != 0 && isNoRoom(err) {
+		f.noRoom.note(in.NodeId)
+		f.server.InodeNotify(in.NodeId, -1, 0) // ENOENT: the kernel does not know it
+	}
 	if err == nil && how&WriteKillPriv != 0 {
 		err = f.killSGID(&in.InHeader, &inode)
 	}

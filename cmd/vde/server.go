@@ -67,6 +67,9 @@ func (d *daemon) startControl() (stop func(), err error) {
 		d.log.WithField("address", profiles.Addr().String()).Info("profiles and metrics are served")
 	}
 	return func() {
+		// umount(2) may take its time after the mount is gone, to throw away what the kernel kept of it: who asked for it is told how it went.
+		d.unmounting.Lock()
+		defer d.unmounting.Unlock()
 		os.Remove(filepath.Join(d.cfg.Store, controlSocket))
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

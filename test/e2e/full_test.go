@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,4 +121,41 @@ func TestFull(t *testing.T) {
 		t.Errorf("statfs says %d bytes are free on a full store", free)
 	}
 	d.sh("rm -rf $MNT/*")
+}
+
+// On a full store write(2) fails soon after there is no room, though the kernel's cache would take more: dd ends.
+func TestFullWriterEnds(t *testing.T) {
+	d := mounted(t, "16M")
+	f, err := os.Create(d.path("fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block := bytes.Repeat([]byte("full"), 64<<10/4)
+	for size, end := 0, time.Now().Add(20*time.Second); ; size += len(block) {
+		if _, err := f.Write(block); err != nil {
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("%v, want ENOSPC", err)
+			}
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes were taken by a store of 16 MiB", size)
+		}
+		if size > 20<<20 {
+			// As the kernel does on its own when its cache is full.
+			if err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if err := f.Sync(); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fsync: %v, want ENOSPC", err)
+	}
+	f.Close() // tells it again, or does not
+	if err := os.Remove(d.path("fill")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d.path("again"), block)
 }
