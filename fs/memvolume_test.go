@@ -441,6 +441,17 @@ func (v *memVolume) Rename(_ context.Context, oldParent meta.Ino, oldName string
 	return nil
 }
 
+func (v *memVolume) RenameWhiteout(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags, uid, gid uint32) error {
+	if flags&unix.RENAME_EXCHANGE != 0 {
+		return syscall.EINVAL
+	}
+	err := v.Rename(ctx, oldParent, oldName, newParent, newName, flags&^unix.RENAME_WHITEOUT)
+	if err == nil {
+		_, err = v.Make(ctx, NewNode{Parent: oldParent, Name: oldName, Mode: unix.S_IFCHR, UID: uid, GID: gid})
+	}
+	return err
+}
+
 func (v *memVolume) ReadDir(_ context.Context, ino meta.Ino, after uint64, plus bool, yield func(meta.Dirent, *meta.Inode) bool) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

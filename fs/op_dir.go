@@ -135,7 +135,12 @@ func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 			victim = ino
 		}
 	}
-	err := f.volume.Rename(f.ctx, oldParent, oldName, newParent, newName, in.Flags)
+	var err error
+	if in.Flags&unix.RENAME_WHITEOUT != 0 {
+		err = f.volume.RenameWhiteout(f.ctx, oldParent, oldName, newParent, newName, in.Flags, in.Uid, in.Gid)
+	} else {
+		err = f.volume.Rename(f.ctx, oldParent, oldName, newParent, newName, in.Flags)
+	}
 	if victim != 0 {
 		last := false
 		if err == nil {

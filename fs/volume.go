@@ -36,6 +36,9 @@ type Volume interface {
 	Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.Inode, error)
 	// Rename with the flags of renameat2(2): 0, RENAME_NOREPLACE, RENAME_EXCHANGE (others: EINVAL).
 	Rename(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags uint32) error
+	// RenameWhiteout is Rename with RENAME_WHITEOUT among the flags (without RENAME_EXCHANGE): the old name becomes a character
+	// device 0:0 without permissions, of that user and group, in the same step.
+	RenameWhiteout(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags, uid, gid uint32) error
 
 	// ReadDir yields the entries after a cookie in cookie order ("." and ".." are not among them), until yield
 	// returns false. Entries created or removed meanwhile may or may not be seen; all others are seen exactly once.

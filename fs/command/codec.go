@@ -158,11 +158,18 @@ func (c *Rename) encode(w *writer) {
 	w.num(uint64(c.NewParent))
 	w.str(c.NewName)
 	w.num(uint64(c.Flags))
+	if c.leavesWhiteout() {
+		w.num(uint64(c.UID))
+		w.num(uint64(c.GID))
+	}
 }
 func (c *Rename) decode(r *reader) {
 	*c = Rename{
 		Stay:      c.Stay,
 		OldParent: r.ino(), OldName: r.str(), NewParent: r.ino(), NewName: r.str(), Flags: r.num32(),
+	}
+	if c.leavesWhiteout() {
+		c.UID, c.GID = r.num32(), r.num32()
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"vdefs/vde/alloc"
 	"vdefs/vde/meta"
 )
@@ -161,8 +163,12 @@ type Rename struct {
 	OldName   string
 	NewParent meta.Ino
 	NewName   string
-	Flags     uint32
+	Flags     uint32 // RENAME_WHITEOUT goes with Stay only
+	UID, GID  uint32 // of the whiteout; encoded if there is one
 }
+
+// leavesWhiteout tells whether a device 0:0 takes the old name. Flags of the old operation say it in vain.
+func (c *Rename) leavesWhiteout() bool { return c.Stay && c.Flags&unix.RENAME_WHITEOUT != 0 }
 
 // Write writes data, at Off or at the end.
 type Write struct {

@@ -11,8 +11,11 @@ import (
 )
 
 func (a *applier) rename(c *command.Rename) error {
-	if c.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 ||
-		c.Flags == unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE {
+	known := uint32(unix.RENAME_NOREPLACE | unix.RENAME_EXCHANGE)
+	if c.Stay {
+		known |= unix.RENAME_WHITEOUT
+	}
+	if c.Flags&^known != 0 || c.Flags&unix.RENAME_EXCHANGE != 0 && c.Flags != unix.RENAME_EXCHANGE {
 		return syscall.EINVAL
 	}
 	for _, n := range [...]string{c.OldName, c.NewName} {
@@ -85,18 +88,23 @@ func (a *applier) rename(c *command.Rename) error {
 	if isDir(in) && from.Ino != to.Ino && !exists && to.Nlink >= maxLinks {
 		return syscall.EMLINK
 	}
-	switch {
-	case exists:
-		a.RemoveDirent(from, oldEntry)
-		a.ReplaceDirent(to, newEntry, in.Ino, in.Mode)
-		if isDir(target) {
-			to.Nlink--
-		}
-	case c.Stay && from.Ino == to.Ino:
+	whiteout := c.Flags&unix.RENAME_WHITEOUT != 0
+	if c.Stay && from.Ino == to.Ino && !exists && !whiteout {
 		a.RenameDirent(from, oldEntry, c.NewName) // a listing that is under way finds it once, under either name
-	default:
-		a.RemoveDirent(from, oldEntry)
-		a.AddDirent(to, c.NewName, in.Ino, in.Mode)
+	} else {
+		if !whiteout {
+			a.RemoveDirent(from, oldEntry)
+		} else if err := a.whiteout(from, oldEntry, c); err != nil {
+			return err
+		}
+		if exists {
+			a.ReplaceDirent(to, newEntry, in.Ino, in.Mode)
+		} else {
+			a.AddDirent(to, c.NewName, in.Ino, in.Mode)
+		}
+	}
+	if exists && isDir(target) {
+		to.Nlink--
 	}
 	if isDir(in) {
 		from.Nlink--
@@ -117,6 +125,21 @@ func (a *applier) rename(c *command.Rename) error {
 		a.res.Replaced = a.res.Inode
 	}
 	a.res.Inode = a.told(in)
+	return nil
+}
+
+// whiteout makes what overlayfs takes for a removed name: a device 0:0 without permissions, in the place of an entry.
+func (a *applier) whiteout(dir *meta.Inode, e meta.Dirent, c *command.Rename) error {
+	in := a.NewInode()
+	in.Mode, in.Nlink, in.UID, in.GID = unix.S_IFCHR, 1, c.UID, c.GID
+	if dir.Mode&unix.S_ISGID != 0 {
+		in.GID = dir.GID
+	}
+	in.Atime, in.Mtime, in.Ctime, in.Btime = a.now, a.now, a.now, a.now
+	if err := a.inheritACL(dir, in, 0); err != nil {
+		return err
+	}
+	a.ReplaceDirent(dir, e, in.Ino, in.Mode)
 	return nil
 }
 

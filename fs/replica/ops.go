@@ -245,10 +245,21 @@ func (v *Volume) Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.
 
 // Rename implements fs.Volume.
 func (v *Volume) Rename(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags uint32) error {
+	if flags&unix.RENAME_WHITEOUT != 0 {
+		return syscall.EINVAL // it has an owner: RenameWhiteout
+	}
+	return v.RenameWhiteout(ctx, oldParent, oldName, newParent, newName, flags, 0, 0)
+}
+
+// RenameWhiteout implements fs.Volume.
+func (v *Volume) RenameWhiteout(ctx context.Context, oldParent meta.Ino, oldName string, newParent meta.Ino, newName string, flags, uid, gid uint32) error {
 	if oldParent.Group() != newParent.Group() {
 		return syscall.EXDEV // directories are all of one group: no path leads here
 	}
-	res, tag, err := v.changeTx(ctx, &command.Rename{Stay: v.mayUse(command.OpRenameStay), OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags})
+	res, tag, err := v.changeTx(ctx, &command.Rename{
+		Stay:      v.mayUse(command.OpRenameStay), // without it a whiteout is refused
+		OldParent: oldParent, OldName: oldName, NewParent: newParent, NewName: newName, Flags: flags, UID: uid, GID: gid,
+	})
 	if err != nil {
 		return err
 	}

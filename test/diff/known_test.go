@@ -35,18 +35,6 @@ var differences = []known{
 		},
 	},
 	{
-		name:   "whiteout",
-		reason: "the kernel's FUSE client takes no RENAME_WHITEOUT (fs/fuse/dir.c, fuse_rename2); overlayfs does without",
-		refuse: func(o *op) bool {
-			var from, to unix.Stat_t
-			same := unix.Lstat(o.path, &from) == nil && unix.Lstat(o.path2, &to) == nil && from.Ino == to.Ino
-			return o.call.name == "rename" && contested(o) && !same // nothing to do is the kernel's own answer
-		},
-		explains: func(o *op, reference, tested string, _ environment) bool {
-			return o.call.name == "rename" && reference == "not supported" && strings.HasPrefix(tested, "E")
-		},
-	},
-	{
 		name:   "reads from the cache",
 		reason: "what is read out of the kernel's cache is told to nobody, so it does not move atime (as on NFS)",
 		explains: func(_ *op, reference, tested string, _ environment) bool {
@@ -148,8 +136,7 @@ func lastWords(line string) string {
 
 // contested tells whether one of the filesystems is known to refuse a call that the other may do.
 func contested(o *op) bool {
-	return o.call.name == "rename" && o.flags&unix.RENAME_WHITEOUT != 0 ||
-		o.call.name == "fallocate" && o.flags&(unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE|unix.FALLOC_FL_UNSHARE_RANGE) != 0
+	return o.call.name == "fallocate" && o.flags&(unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE|unix.FALLOC_FL_UNSHARE_RANGE) != 0
 }
 
 func explained(o *op, reference, tested string, env environment) string {

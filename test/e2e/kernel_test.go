@@ -249,3 +249,57 @@ func TestUmountUnderWriter(t *testing.T) {
 		t.Errorf("what was synced is %q", got)
 	}
 }
+
+// TestOverlay: an overlay can have a mount as its upper directory, for which the kernel wants whiteouts of a network filesystem.
+func TestOverlay(t *testing.T) {
+	d := mounted(t, "64M")
+	lower := t.TempDir()
+	for _, name := range []string{"lower/dir/sub/file", "lower/gone", "lower/moved", "merged"} {
+		path := filepath.Join(lower, name)
+		if name == "merged" {
+			path = filepath.Join(path, "x")
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if name != "merged" {
+			write(t, path, []byte(name))
+		}
+	}
+	for _, name := range []string{"upper", "work"} {
+		if err := os.Mkdir(d.path(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged := filepath.Join(lower, "merged")
+	mount := func() error {
+		return unix.Mount("none", merged, "overlay", 0, "lowerdir="+filepath.Join(lower, "lower")+",upperdir="+d.path("upper")+",workdir="+d.path("work"))
+	}
+	if err := mount(); errors.Is(err, unix.ENODEV) {
+		t.Skip("this kernel has no overlayfs")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(merged, unix.MNT_DETACH)
+	d.sh("cd " + merged + ` && rm gone && mv moved new && echo changed >dir/sub/file && mv dir/sub/file dir/file && mkdir gone && touch gone/x && rm -r gone`)
+	show := func() string {
+		return d.sh("cd " + merged + " && find . | sort | tr '\n' ' ' && cat dir/file new")
+	}
+	const want = ". ./dir ./dir/file ./dir/sub ./new changed\nlower/moved"
+	if got := show(); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if err := unix.Unmount(merged, 0); err != nil {
+		t.Fatal(err)
+	}
+	d.remount()
+	if err := mount(); err != nil {
+		t.Fatal(err)
+	}
+	if got := show(); got != want {
+		t.Errorf("mounted again: %q, want %q", got, want)
+	}
+	if err := unix.Unmount(merged, 0); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -21,6 +21,7 @@ func init() {
 	Operations["CapabilityOfDirectory"] = capabilityOfDirectory
 	Operations["NoAtime"] = noAtime
 	Operations["ListingEnds"] = listingEnds
+	Operations["Whiteout"] = whiteout
 }
 
 // dotDot is the inode number that a listing gives for "..".
@@ -208,4 +209,53 @@ func listingEnds(t *testing.T, dir string) {
 			equal(t, "names after "+way, len(left), count)
 		}
 	}
+}
+
+// whiteout: a rename can leave a device 0:0 in the place of the old name, for overlayfs.
+func whiteout(t *testing.T, dir string) {
+	at := func(name string) string { return filepath.Join(dir, name) }
+	renameat := func(from, to string, flags uint) error {
+		return unix.Renameat2(unix.AT_FDCWD, at(from), unix.AT_FDCWD, at(to), unix.RENAME_WHITEOUT|flags)
+	}
+	left := func(name string, gid uint32) {
+		t.Helper()
+		st := lstat(t, at(name))
+		equal(t, "mode of the whiteout", st.Mode, unix.S_IFCHR)
+		equal(t, "device of the whiteout", st.Rdev, 0)
+		equal(t, "links of the whiteout", st.Nlink, 1)
+		equal(t, "group of the whiteout", st.Gid, gid)
+	}
+	write(t, at("a"), "a")
+	write(t, at("b"), "b")
+	sub(t, dir, "d")
+	sub(t, dir, "d/s")
+	must(t, unix.Chown(at("d"), 0, 1001))
+	must(t, unix.Chmod(at("d"), 0o2755))
+	want(t, "noreplace", renameat("a", "b", unix.RENAME_NOREPLACE), unix.EEXIST)
+	want(t, "exchange", renameat("a", "b", unix.RENAME_EXCHANGE), unix.EINVAL)
+	want(t, "missing", renameat("x", "b", 0), unix.ENOENT)
+	want(t, "over itself", renameat("a", "a", 0), 0)
+	equal(t, "still there", content(t, at("a")), "a")
+	want(t, "over another", renameat("a", "b", 0), 0)
+	left("a", 0)
+	equal(t, "renamed", content(t, at("b")), "a")
+	want(t, "noreplace", renameat("b", "c", unix.RENAME_NOREPLACE), 0)
+	left("b", 0)
+	links := lstat(t, at("d")).Nlink
+	want(t, "directory, out of one with the set-group-id bit", renameat("d/s", "s", 0), 0)
+	left("d/s", 1001)
+	equal(t, "links of the parent", lstat(t, at("d")).Nlink, links-1)
+	want(t, "whiteout over a whiteout", renameat("a", "b", 0), 0)
+	left("a", 0)
+	left("b", 0)
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	names := ""
+	for _, e := range entries {
+		names += e.Name()
+	}
+	equal(t, "names", names, "abcds")
+	must(t, os.Remove(at("a")))
+	must(t, os.Remove(at("d/s")))
+	must(t, os.Remove(at("d")))
 }
