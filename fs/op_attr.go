@@ -15,7 +15,7 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		return fuse.Status(syscall.ESTALE)
 	}
 	ino := f.ino(in.NodeId)
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && f.noRoom.tell(in.NodeId) {
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && f.noRoom.tell(in.NodeId) && f.full() {
 		return f.status(opGetattr, ino, syscall.ENOSPC)
 	}
 	keep := f.refreshTimes(in.NodeId)
