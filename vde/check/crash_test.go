@@ -9,9 +9,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
@@ -157,6 +159,43 @@ func TestDamagedLogKeepsWhatCanBeRead(t *testing.T) {
 	}
 	if got := contents(t, s.MemFS); !maps.Equal(got, want) {
 		t.Errorf("contents %v, want %v", got, want)
+	}
+}
+
+// A repair that ends at any step is continued by the next one.
+func TestDamagedLogRepairedInPart(t *testing.T) {
+	s := crashed(t)
+	log := s.logFile(t)
+	flip(t, s, log, 148)
+	if err := s.Remove(strings.TrimSuffix(log, ".log") + ".idx"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	s = s.clone()
+	want := contents(t, crashed(t).MemFS)
+	for last := 0; ; last++ {
+		c, step := s.clone(), 0
+		ends := errorfs.InjectorFunc(func(op errorfs.Op) error {
+			switch op.Kind {
+			case errorfs.OpRename, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpRemoveAll, errorfs.OpCreate:
+				if step++; step > last {
+					return syscall.EIO
+				}
+			}
+			return nil
+		})
+		r, err := check.Run(storeDir, check.Options{FS: errorfs.Wrap(c.MemFS, ends), Repair: true, NewLog: replica.NewLog})
+		if err == nil && step <= last {
+			if last < 6 || r.Left() != 0 {
+				t.Fatalf("%d steps:%s", last, describe(r))
+			}
+			return
+		}
+		if r := runCheck(t, c, check.Options{Repair: true, NewLog: replica.NewLog}); r.Left() != 0 {
+			t.Fatalf("after %d steps: not repaired:%s", last, describe(r))
+		}
+		if got := contents(t, c.MemFS); !maps.Equal(got, want) {
+			t.Fatalf("after %d steps: contents %v, want %v", last, got, want)
+		}
 	}
 }
 

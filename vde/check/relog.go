@@ -32,6 +32,19 @@ func (r *run) judgeLog() (renewed bool, err error) {
 		f.What += "; the store is a node of a cluster: take it out with `vde cluster remove` on another node, and join anew with an empty directory"
 		return false, nil
 	}
+	dir := store.PathJoin(r.dir, raftName, defaultGroup)
+	if r.newLogWaits(dir) {
+		// A repair was interrupted between its two renames.
+		f.Repairable = true
+		if !r.o.Repair {
+			return false, nil
+		}
+		if err := r.placeNewLog(dir); err != nil {
+			return false, fmt.Errorf("make a new log in %s: %w", dir, err)
+		}
+		f.Repaired, r.restricted = true, false
+		return true, nil
+	}
 	var group meta.Group
 	var closed []byte
 	err = r.peek(store, func(db *pebble.DB) error {
@@ -50,7 +63,6 @@ func (r *run) judgeLog() (renewed bool, err error) {
 	if err != nil {
 		return false, nil // the pass says what is wrong with the metadata
 	}
-	dir := store.PathJoin(r.dir, raftName, defaultGroup)
 	left, err := logstore.Look(store, dir, group.Applied)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -105,11 +117,15 @@ func (r *run) closedWith(closed []byte) (bool, error) {
 // renewLog puts a new log in the place of that in dir, which is kept beside the others' reach.
 func (r *run) renewLog(dir string, group meta.Group, term uint64, next []logstore.Entry) error {
 	f := r.o.FS
-	tmp := f.PathJoin(r.dir, "log.new")
+	tmp := f.PathJoin(r.dir, newLogName)
 	if err := f.RemoveAll(tmp); err != nil {
 		return err
 	}
 	if err := r.o.NewLog(f, tmp, r.info.NodeID, group.Applied, group.Term, term, next); err != nil {
+		return err
+	}
+	// What is in next stands nowhere else once the old log is away.
+	if err := syncDir(f, r.dir); err != nil {
 		return err
 	}
 	if _, err := f.Stat(dir); err == nil {
@@ -127,7 +143,26 @@ func (r *run) renewLog(dir string, group meta.Group, term uint64, next []logstor
 	} else if err := f.MkdirAll(f.PathDir(dir), 0o755); err != nil {
 		return err
 	}
-	if err := f.Rename(tmp, dir); err != nil {
+	return r.placeNewLog(dir)
+}
+
+// newLogName is where a new log is made.
+const newLogName = "log.new"
+
+// newLogWaits tells whether a new log is whole and only has to get the name dir.
+func (r *run) newLogWaits(dir string) bool {
+	f := r.o.FS
+	if _, err := f.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, err := logstore.ReadState(f, f.PathJoin(r.dir, newLogName)) // the last that was written
+	return err == nil
+}
+
+// placeNewLog gives a new log the name dir, which is free.
+func (r *run) placeNewLog(dir string) error {
+	f := r.o.FS
+	if err := f.Rename(f.PathJoin(r.dir, newLogName), dir); err != nil {
 		return err
 	}
 	return errors.Join(syncDir(f, f.PathDir(dir)), syncDir(f, r.dir))
