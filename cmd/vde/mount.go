@@ -190,8 +190,8 @@ func serveForeground(cfg mountConfig, log logFlags) (err error) {
 	return d.run(ready)
 }
 
-// explainMount gives an error of mounting its exit code.
-func explainMount(mountpoint string, err error) error {
+// explainMount gives an error of mounting, with or without allow_other, its exit code.
+func explainMount(mountpoint string, allowOther bool, err error) error {
 	if _, statErr := os.Stat("/dev/fuse"); statErr != nil {
 		return failf(exitNoFUSE, "mount point %s: /dev/fuse is missing: load the kernel module with `modprobe fuse`, or give the container the device (%w)", mountpoint, err)
 	}
@@ -200,6 +200,10 @@ func explainMount(mountpoint string, err error) error {
 	}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return failf(exitPermission, "mount point %s: %w: mounting needs root, or the right to use FUSE on this machine", mountpoint, err)
+	}
+	if os.Geteuid() != 0 && allowOther && strings.Contains(err.Error(), "fusermount") {
+		// The helper says why to its standard error alone.
+		return failf(exitPermission, "mount point %s: %w: with allow_other, users other than root may mount where /etc/fuse.conf has the line user_allow_other", mountpoint, err)
 	}
 	return failf(exitMountpoint, "mount point %s: %w", mountpoint, err)
 }

@@ -166,7 +166,7 @@ func (d *daemon) serveMount(ready *readyPipe) error {
 	}
 	server, err := mountVolume(d.volume, d.cfg, d.log)
 	if err != nil {
-		return explainMount(d.cfg.Mountpoint, err)
+		return explainMount(d.cfg.Mountpoint, d.cfg.Options.AllowOther, err)
 	}
 	d.server.Store(server)
 	d.log.WithFields(logrus.Fields{

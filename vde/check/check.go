@@ -145,7 +145,8 @@ type run struct {
 // lock takes the store's lock, so that nobody opens it meanwhile.
 func (r *run) lock() error {
 	f := r.o.FS
-	if _, err := vde.ReadInfo(f, r.dir); errors.Is(err, vde.ErrNotAStore) {
+	// Who may not read the store may not lock it either: that is said as what it is, and not as a store in use.
+	if _, err := vde.ReadInfo(f, r.dir); errors.Is(err, vde.ErrNotAStore) || errors.Is(err, unix.EACCES) {
 		return err
 	}
 	held, err := f.Lock(f.PathJoin(r.dir, lockName))
