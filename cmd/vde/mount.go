@@ -203,7 +203,8 @@ func explainMount(mountpoint string, allowOther bool, err error) error {
 	}
 	if os.Geteuid() != 0 && allowOther && strings.Contains(err.Error(), "fusermount") {
 		// The helper says why to its standard error alone.
-		return failf(exitPermission, "mount point %s: %w: with allow_other, users other than root may mount where /etc/fuse.conf has the line user_allow_other", mountpoint, err)
+		return failf(exitPermission, "mount point %s: %s: with allow_other, users other than root may mount where /etc/fuse.conf has the line user_allow_other",
+			mountpoint, strings.TrimSpace(err.Error()))
 	}
 	return failf(exitMountpoint, "mount point %s: %w", mountpoint, err)
 }
