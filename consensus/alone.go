@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -18,6 +19,7 @@ type Remains struct {
 	Group  GroupID  `json:"group"`
 	Voters []uint64 `json:"voters"` // as this node knows them, itself included
 	Last   uint64   `json:"last"`   // index of the last entry of its log
+	Term   uint64   `json:"term"`   // of that entry. Of two nodes the one with the higher term has more, and with the same term the one with the higher Last
 	Commit uint64   `json:"commit"` // what it knows to be committed; the rest may never have been acknowledged
 }
 
@@ -40,7 +42,11 @@ func LookAlone(fs vfs.FS, dir string, node uint64) ([]Remains, error) {
 		if !slices.Contains(conf.GetVoters(), node) {
 			return nil, fmt.Errorf("group %s: %w: it has those of nodes %d", name, ErrNoVote, conf.GetVoters())
 		}
-		list = append(list, Remains{Group: name, Voters: conf.GetVoters(), Commit: hard.Commit})
+		left, err := logstore.Look(fs, m.groupDir(name), math.MaxUint64)
+		if err != nil {
+			return nil, fmt.Errorf("group %s: %w", name, err)
+		}
+		list = append(list, Remains{Group: name, Voters: conf.GetVoters(), Last: left.Last, Term: left.LastTerm, Commit: hard.Commit})
 	}
 	return list, nil
 }
@@ -80,7 +86,7 @@ func ForceAlone(fs vfs.FS, dir string, node uint64, segmentSize int64, logger lo
 		if err != nil {
 			return nil, fmt.Errorf("group %s: %w", r.Group, err)
 		}
-		r.Last = log.LastIndex()
+		r.Last, r.Term = log.LastIndex(), log.LastTerm()
 		// Durable before anybody is told that it counts.
 		if err := errors.Join(log.Sync(), log.Close()); err != nil {
 			return nil, fmt.Errorf("group %s: %w", r.Group, err)

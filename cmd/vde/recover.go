@@ -96,13 +96,9 @@ func runRecover(w io.Writer, a *app, path string, force bool) (err error) {
 // printRecover tells it to people.
 func printRecover(w io.Writer, store string, r *recoverReport) {
 	f := newFacts(w)
-	fmt.Fprintln(f.w, "GROUP\tVOTERS\tCOMMITTED\tLAST ENTRY")
+	fmt.Fprintln(f.w, "GROUP\tVOTERS\tTERM\tLAST ENTRY\tCOMMITTED AT LEAST")
 	for _, g := range r.Groups {
-		last := "-"
-		if r.Done {
-			last = fmt.Sprint(g.Last)
-		}
-		fmt.Fprintf(f.w, "%s\t%s\t%d\t%s\n", g.Group, strings.Trim(fmt.Sprint(g.Voters), "[]"), g.Commit, last)
+		fmt.Fprintf(f.w, "%s\t%s\t%d\t%d\t%d\n", g.Group, strings.Trim(fmt.Sprint(g.Voters), "[]"), g.Term, g.Last, g.Commit)
 	}
 	f.flush()
 	fmt.Fprintln(w)

@@ -14,8 +14,10 @@ import (
 type Survey struct {
 	Segments int // files of segments
 	// Last is the highest index that anything in the files speaks of: an entry that can still be read, a note of a sync, a
-	// segment that begins behind it.
+	// segment that begins behind it. What was cut off since does not count.
 	Last uint64
+	// LastTerm is the term of the last entry, as far as it can be read.
+	LastTerm uint64
 	// Term is the highest term of an entry that can still be read.
 	Term uint64
 	// Next are the entries behind the index that was asked for, as long as one follows the other.
@@ -50,11 +52,23 @@ func Look(fs vfs.FS, dir string, after uint64) (Survey, error) {
 			return Survey{}, fmt.Errorf("logstore: reading %s: %w", name, err)
 		}
 		s.Segments++
-		if id.first > 1 {
-			s.Last = max(s.Last, id.first-1)
+		prevTerm, fresh, err := decodeSegmentHeader(data[:min(len(data), segmentHeader)], id)
+		if err == nil && (fresh || id.first <= s.Last) {
+			// From here on the segments before it are dead.
+			s.Last, s.LastTerm = id.first-1, prevTerm
+			for index := range entries {
+				if index >= id.first {
+					delete(entries, index)
+				}
+			}
+		} else if id.first-1 > s.Last {
+			s.Last, s.LastTerm = id.first-1, prevTerm
 		}
 		eachRecord(data, id, func(e Entry) {
-			s.Last, s.Term = max(s.Last, e.Index), max(s.Term, e.Term)
+			if e.Index > s.Last {
+				s.Last, s.LastTerm = e.Index, e.Term
+			}
+			s.Term = max(s.Term, e.Term)
 			// Of two with one index that of the later segment is the one that counts.
 			if e.Type != typeSyncMark && e.Index > after {
 				entries[e.Index] = e

@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -19,7 +20,17 @@ func TestLookBehindDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.Close(); err != nil {
+	// A new leader replaced the end.
+	if err := l.TruncateFrom(39); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Append([]Entry{{Index: 39, Term: 3, Type: EntryCommand, Data: []byte{38}}}), l.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Look(fs, "log", 0); err != nil || s.Last != 39 || s.LastTerm != 3 || len(s.Next) != 39 || s.Next[38].Term != 3 {
+		t.Fatalf("after the end was replaced: last %d of term %d, %d entries, %v", s.Last, s.LastTerm, len(s.Next), err)
+	}
+	if err := errors.Join(l.Append([]Entry{{Index: 40, Term: 3, Type: EntryCommand, Data: []byte{39}}}), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	look := func(after uint64) Survey {
@@ -30,7 +41,7 @@ func TestLookBehindDamage(t *testing.T) {
 		}
 		return s
 	}
-	if s := look(0); s.Last != 40 || s.Term != 2 || len(s.Next) != 40 || s.Segments < 3 || s.Next[39].Data[0] != 39 {
+	if s := look(0); s.Last != 40 || s.Term != 3 || s.LastTerm != 3 || len(s.Next) != 40 || s.Segments < 3 || s.Next[39].Data[0] != 39 {
 		t.Fatalf("of a whole log: %d segments, last %d, term %d, %d entries", s.Segments, s.Last, s.Term, len(s.Next))
 	}
 	if s := look(40); s.Last != 40 || len(s.Next) != 0 {

@@ -46,6 +46,12 @@ func TestGoOnAlone(t *testing.T) {
 		if lost := 2 * (1 - round); len(s.Lost) != lost || len(s.Groups) != 2 {
 			t.Fatalf("round %d: %+v", round, s)
 		}
+		for i, g := range s.Groups {
+			// What was told before is what is gone on with: of several survivors it tells which has most.
+			if was := found.Groups[i]; round == 0 && (g.Last == 0 || was.Last != g.Last || was.Term != g.Term) {
+				t.Fatalf("group %s ends with entry %d of term %d, told was %d of %d", g.Group, g.Last, g.Term, was.Last, was.Term)
+			}
+		}
 	}
 	// The cluster of one, with another identity.
 	c.nodes = c.nodes[1:2]
