@@ -81,7 +81,7 @@ func TestRoundTrip(t *testing.T) {
 	var e Encoder // used again: nothing may be left over from one input to the next
 	for name, src := range samples() {
 		t.Run(name, func(t *testing.T) {
-			for _, p := range []Params{Swift, Quick, Normal, {Depth: 1, Nice: 4, Order: 4, Passes: 1}, {Depth: 30, Nice: 258, Order: 5, Passes: 1}} {
+			for _, p := range []Params{Swift, Quick, Normal, Thorough, Sketch, Flat, {Depth: 1, Nice: 4, Order: 4, Passes: 1}, {Depth: 30, Nice: 258, Order: 5, Passes: 1}} {
 				out := roundTrip(t, &e, src, p)
 				var fresh Encoder
 				if again := roundTrip(t, &fresh, src, p); !bytes.Equal(out, again) {
@@ -160,7 +160,8 @@ func TestLimitAndStop(t *testing.T) {
 		t.Errorf("stopped: %d bytes, %v", len(out), err)
 	}
 	for _, p := range []Params{{}, {Depth: 1, Nice: 3, Order: 4, Passes: 1}, {Depth: 1, Nice: 259, Order: 4, Passes: 1},
-		{Depth: 1, Nice: 9, Order: 9, Passes: -1}, {Depth: 1, Nice: 9, Order: 3, Passes: 1}} {
+		{Depth: 1, Nice: 9, Order: 9, Passes: -1}, {Depth: 1, Nice: 9, Order: 3, Passes: 1}, {Depth: 8, Mean: 9, Nice: 9}, {Depth: 8, Mean: -1, Nice: 9},
+		{Depth: 8, Nice: 9, Skip: 3}, {Depth: 8, Nice: 9, Skip: 259}} {
 		if _, err := e.Append(nil, src, p, size, nil); err == nil {
 			t.Errorf("%+v is taken", p)
 		}
@@ -184,6 +185,8 @@ func TestModel(t *testing.T) {
 			}
 		}
 		p := Params{
+			Mean:   rapid.IntRange(0, 1).Draw(t, "mean"),
+			Skip:   rapid.SampledFrom([]int{0, 4, 16, 64, 258}).Draw(t, "skip"),
 			Depth:  rapid.IntRange(1, 50).Draw(t, "depth"),
 			Nice:   rapid.IntRange(4, maxMatch).Draw(t, "nice"),
 			Order:  rapid.SampledFrom([]int{0, 4, 5, 20, 60, 258}).Draw(t, "order"),
@@ -206,6 +209,6 @@ func FuzzRoundTrip(f *testing.F) {
 	}
 	var e Encoder
 	f.Fuzz(func(t *testing.T, src []byte, depth, nice uint8) {
-		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Nice: 4 + int(nice)%255, Order: int(nice^depth) &^ 3, Passes: int(depth) % 3})
+		roundTrip(t, &e, src, Params{Depth: 1 + int(depth), Mean: int(nice) % (2 + int(depth)), Nice: 4 + int(nice)%255, Skip: int(nice&depth) &^ 3, Order: int(nice^depth) &^ 3, Passes: int(depth) % 3})
 	})
 }

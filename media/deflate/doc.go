@@ -2,7 +2,8 @@
 // those of a greedy or lazy encoder, at the price of time.
 //
 // The input is cut into chunks. For every position of a chunk the matches are
-// looked up once, in binary trees or chains over the window (match.go), and kept. Then
+// looked up once, in binary trees or chains over the window (match.go), and kept;
+// inside of a long match only what is left of it is. Then
 // the cheapest sequence of literals and matches is searched backwards from
 // the end of the chunk, under a cost model of bits per symbol; the
 // statistics of that sequence give the next cost model, and so on (parse.go,

@@ -3,6 +3,7 @@ package deflate
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // ErrTooLong is what Append gives when the output would pass the limit.
@@ -11,7 +12,12 @@ var ErrTooLong = errors.New("deflate: the output is longer than the limit")
 // Params say how much work is done. Start from one of the sets below.
 type Params struct {
 	Depth int // most candidates looked at for a position: 1 or more
-	Nice  int // a match of this length is taken without looking on: 4 to 258
+	// Mean is how many of them are looked at for a byte of the input on average, at most: what most positions leave, some may
+	// take. 1 to Depth; 0 is Depth. For chains only.
+	Mean int
+	Nice int // a match of this length is taken without looking on: 4 to 258
+	// Skip is how long a match must be for the positions inside of it not to be looked up: 4 to 258; 0 is Nice.
+	Skip int
 	// Order is how many bytes of a position the binary trees sort by, 4 to 258;
 	// 0 takes chains instead of trees, which find less and are faster.
 	Order int
@@ -25,12 +31,17 @@ type Params struct {
 var (
 	Swift    = Params{Depth: 8, Nice: 32, Passes: 1}
 	Quick    = Params{Depth: 12, Nice: 48, Order: 48, Passes: 1}
-	Normal   = Params{Depth: 24, Nice: 100, Order: 100, Passes: 1}
+	Normal   = Params{Depth: 48, Nice: 100, Order: 100, Passes: 1}
 	Thorough = Params{Depth: 30, Nice: 258, Order: 258, Passes: 2}
+	// Sketch and Flat are for data that deflates to a small part: long matches cover most of it, and the few positions that are left may look
+	// through long chains.
+	Sketch = Params{Depth: 256, Mean: 4, Nice: maxMatch, Skip: 16}
+	Flat   = Params{Depth: 4096, Mean: 8, Nice: maxMatch, Skip: 32, Passes: 1}
 )
 
 func (p Params) validate() error {
-	if p.Depth < 1 || p.Nice < 4 || p.Nice > maxMatch || p.Order != 0 && p.Order < 4 || p.Order > maxMatch || p.Passes < 0 {
+	if p.Depth < 1 || p.Mean < 0 || p.Mean > p.Depth || p.Nice < 4 || p.Nice > maxMatch || p.Skip != 0 && p.Skip < 4 || p.Skip > maxMatch ||
+		p.Order != 0 && p.Order < 4 || p.Order > maxMatch || p.Passes < 0 {
 		return fmt.Errorf("deflate: parameters %+v are out of range", p)
 	}
 	return nil
@@ -52,6 +63,7 @@ const (
 type Encoder struct {
 	finder finder
 	chunk  chunk
+	guess  costs // of the first search
 	costs  costs
 	pieces []piece
 	saved  []int64
@@ -103,7 +115,7 @@ func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func
 				return nil, err
 			}
 		}
-		e.gather(src, pos)
+		e.gather(src, pos, p)
 		e.parse(&w, p, pos+e.chunk.n == len(src))
 		if len(w.out)-base > limit {
 			return nil, ErrTooLong
@@ -121,8 +133,8 @@ func (e *Encoder) append(w bitWriter, src []byte, p Params, limit int, stop func
 // unless the end of the run is near.
 const runDistance = 8
 
-// gather finds the matches of the chunk that starts at pos.
-func (e *Encoder) gather(src []byte, pos int) {
+// gather finds the matches of the chunk that starts at pos. Positions inside of a match that is long enough have the rest of it only.
+func (e *Encoder) gather(src []byte, pos int, p Params) {
 	c := &e.chunk
 	n := min(chunkSize, len(src)-pos)
 	// A small rest is not worth a chunk of its own.
@@ -130,38 +142,57 @@ func (e *Encoder) gather(src []byte, pos int) {
 		n /= 2
 	}
 	if cap(c.steps) < n {
-		c.steps, c.first, c.cost = make([]step, n), make([]int32, n+1), make([]uint32, n+1)
+		room := min(1<<bits.Len(uint(n)), chunkSize)
+		c.steps, c.first, c.cost = make([]step, room), make([]int32, room+1), make([]uint32, room+1)
+		c.matches = make([]match, 0, maxMatches/chunkSize*room)
 	}
 	c.src, c.start = src, pos
 	c.steps, c.first, c.cost = c.steps[:n], c.first[:n+1], c.cost[:n+1]
 	c.matches = c.matches[:0]
-	run := false             // they are inside of a long run
-	skip := 0                // positions to go inside of a match that is long enough
-	var distance, length int // of the longest match of the position before
+	enough := p.Skip
+	if enough == 0 {
+		enough = p.Nice
+	}
+	var longest match // of the position before
 	i := 0
-	for ; i < n && len(c.matches) < maxMatches-maxMatch; i++ {
+	for i < n && len(c.matches) < maxMatches-2*maxMatch {
 		c.first[i] = int32(len(c.matches))
-		length = max(length-1, 0)
-		e.finder.known, e.finder.shared = pos+i-distance, length
-		if skip > 0 {
-			skip--
-			if !run || skip < runDistance {
-				e.finder.skip(pos + i)
-			}
+		if longest.length() > 0 {
+			longest--
+		}
+		e.finder.known, e.finder.shared = pos+i-int(longest.distance()), longest.length()
+		c.matches = e.finder.find(pos+i, c.matches)
+		i++
+		k := len(c.matches)
+		if k == int(c.first[i-1]) {
 			continue
 		}
-		c.matches = e.finder.find(pos+i, c.matches)
-		if k := len(c.matches); k > int(c.first[i]) {
-			m := c.matches[k-1]
-			length, distance = m.length(), int(m.distance())
-			if length >= e.finder.nice {
-				skip = length - 1
-				run = distance <= runDistance && e.finder.goesOn(pos+i+length, m.distance())
-			}
+		if longest = c.matches[k-1]; longest.length() >= enough {
+			to := min(i+longest.length()-1, n)
+			e.pass(i, to, longest)
+			longest -= match(to - i)
+			i = to
 		}
 	}
 	c.first[i] = int32(len(c.matches))
 	c.n = i
+}
+
+// pass goes over the positions of the chunk from one to another, which are inside of m, a match of the position before the first.
+func (e *Encoder) pass(from, to int, m match) {
+	c := &e.chunk
+	inserted := from
+	if m.distance() <= runDistance && e.finder.goesOn(c.start+from-1+m.length(), m.distance()) {
+		inserted = max(from, to-runDistance)
+	}
+	e.finder.skip(c.start+inserted, c.start+to, m-match(inserted-from))
+	for i := from; i < to; i++ {
+		m--
+		c.first[i] = int32(len(c.matches))
+		if m.length() >= minMatch {
+			c.matches = append(c.matches, m|whole)
+		}
+	}
 }
 
 // parse finds the sequences of the chunk and writes its blocks.
@@ -174,17 +205,18 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	}
 	if p.Passes > 0 {
 		// The chunk before tells more of what is cheap than a lazy search.
-		e.costs.entropyCosts(&e.prior)
-		c.cheapest(0, c.n, &e.costs)
+		e.guess.entropyCosts(&e.prior)
+		c.cheapest(0, c.n, &e.guess)
 	}
 	ps := e.split(c)
 	e.prior = histogram{}
 	for i := range ps {
 		from, to := ps[i].from, ps[i].to
 		h := &ps[i].h
-		for last, n := uint32(0), 0; n < p.Passes; n++ {
+		last := e.guess.of(h)
+		for n := range p.Passes {
 			e.costs.entropyCosts(h)
-			if n > 0 && e.costs.of(h)+last/settled >= last {
+			if (n > 0 || p.Passes == 1) && e.costs.of(h)+last/settled >= last {
 				break // the costs are what they were
 			}
 			last = c.cheapest(from, to, &e.costs)
@@ -195,8 +227,9 @@ func (e *Encoder) parse(w *bitWriter, p Params, final bool) {
 	}
 }
 
-// settled is the part of its cost by which a sequence must become cheaper, when its own statistics give the costs, for another search.
-const settled = 256
+// settled is the part of its cost by which a sequence must become cheaper, when its own statistics give the costs, for another search. Where
+// Passes allows several, the first of them is made in any case.
+const settled = 128
 
 // smallBlock is up to how many bytes a block is also parsed for the fixed codes.
 const smallBlock = 2048

@@ -6,8 +6,11 @@ import (
 )
 
 // A match is the length in the low 9 bits, the distance less 1 in the next
-// 15, and the symbol of the distance in the next 5.
+// 15, the symbol of the distance in the next 5, and whether it is whole.
 type match uint32
+
+// whole marks a match that goes on from the position before: no shorter part of it is worth a try.
+const whole match = 1 << 29
 
 func newMatch(length int, distance uint32) match {
 	return match(uint32(length) | (distance-1)<<9 | distanceSlot(distance)<<24)
@@ -38,6 +41,9 @@ const treeBytes = 5
 type finder struct {
 	src   []byte
 	depth int // most nodes visited in a search
+	mean  int // nodes of chains that each byte pays for
+	paid  int // position up to which the bytes have paid
+	spare int // nodes that are paid for and have not been visited
 	nice  int // a match of this length ends a search
 	// order is how many bytes the order of a tree takes into account: at most
 	// nice. What is equal that far may stand in any order, and inserting a
@@ -61,6 +67,10 @@ type finder struct {
 func (f *finder) reset(src []byte, p Params) {
 	f.src, f.depth, f.nice, f.order = src, p.Depth, p.Nice, min(p.Order, p.Nice)
 	f.known, f.shared = 0, 0
+	f.mean, f.paid, f.spare = p.Mean, -1, 0
+	if f.mean == 0 {
+		f.mean = p.Depth
+	}
 	size := uint(bits.Len(uint(len(src)))) + 1 // so many bits that collisions are rare
 	bits3, bits4, bitsTree := min(size, hash3Bits), min(size, hash4Bits), min(size, treeBits)
 	f.shift3, f.shift4, f.shiftTree = 32-bits3, 32-bits4, 64-bitsTree
@@ -134,22 +144,26 @@ func (f *finder) find(i int, out []match) []match {
 	return f.search(i, limit, min(f.nice, limit), best, out)
 }
 
-// skip inserts position i without looking for its matches.
-func (f *finder) skip(i int) {
-	limit := min(maxMatch, len(f.src)-i)
-	if limit < 4 {
+// skip inserts the positions from one to another without looking for their matches, in front of chains for matches of 4 and more only. They are inside of m, a match of the position before the first.
+func (f *finder) skip(from, to int, m match) {
+	to = min(to, len(f.src)-3)
+	if f.order == 0 {
+		for i := from; i < to; i++ {
+			h := f.head4(binary.LittleEndian.Uint32(f.src[i:]))
+			f.child[i&windowMask] = *h
+			*h = int32(i)
+		}
 		return
 	}
-	next := binary.LittleEndian.Uint32(f.src[i:])
-	*f.head3(next) = int32(i)
-	h := f.head4(next)
-	if f.order == 0 {
-		f.child[i&windowMask] = *h
-	}
-	*h = int32(i)
-	if f.order > 0 && limit >= treeRest {
-		limit = min(limit, f.order)
-		f.search(i, limit, limit, maxMatch, nil)
+	for i := from; i < to; i++ {
+		next := binary.LittleEndian.Uint32(f.src[i:])
+		*f.head3(next) = int32(i)
+		*f.head4(next) = int32(i)
+		if rest := len(f.src) - i; rest >= treeRest {
+			limit := min(f.order, rest)
+			f.known, f.shared = i-int(m.distance()), m.length()-(i-from+1)
+			f.search(i, limit, limit, maxMatch, nil)
+		}
 	}
 }
 
@@ -159,21 +173,29 @@ func (f *finder) goesOn(i int, distance uint32) bool {
 	return i+maxMatch <= len(f.src) && extend(f.src, i-int(distance), i, 0, maxMatch) == maxMatch
 }
 
-// follow walks along the chain that begins with p and appends the matches of position i that are longer than best.
+// follow walks along the chain that begins with p and appends the matches of position i that are longer than best, and than 3.
 func (f *finder) follow(i, p, limit int, next uint32, best int, out []match) []match {
 	src := f.src
-	for depth := f.depth; i-p < windowSize && depth > 0 && best < limit; depth-- {
-		if src[p+best] == src[i+best] && binary.LittleEndian.Uint32(src[p:]) == next {
+	best = max(best, minMatch)
+	f.spare += f.mean * (i - f.paid)
+	f.paid = i
+	depth := min(f.depth, f.spare)
+	f.spare -= depth
+	last := binary.LittleEndian.Uint32(src[i+best-3:]) // the last bytes of a match that is longer than best
+	for ; i-p < windowSize && depth > 0; depth-- {
+		if binary.LittleEndian.Uint32(src[p+best-3:]) == last && binary.LittleEndian.Uint32(src[p:]) == next {
 			if n := extend(src, p, i, 4, limit); n > best {
 				best = n
 				out = append(out, newMatch(n, uint32(i-p)))
-				if n >= f.nice {
+				if n >= f.nice || n == limit {
 					break
 				}
+				last = binary.LittleEndian.Uint32(src[i+best-3:])
 			}
 		}
 		p = int(f.child[p&windowMask])
 	}
+	f.spare += depth // what was not needed
 	return out
 }
 

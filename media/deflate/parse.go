@@ -65,32 +65,38 @@ func (c *chunk) longest(i int) (match, bool) {
 // and gives its cost.
 func (c *chunk) cheapest(from, to int, cs *costs) uint32 {
 	// cost[i-from] is known from the end backwards; nothing is beyond to.
-	cost := c.cost[:to-from+1]
-	cost[to-from] = 0
-	for i := to - 1; i >= from; i-- {
-		here := cost[i-from:]
-		best := here[1] + cs.literal[c.src[c.start+i]]
-		bestStep := literal
+	n := to - from
+	src, steps, first, matches := c.src[c.start+from:][:n], c.steps[from:to], c.first[from:to+1], c.matches
+	cost := c.cost[:n+1]
+	cost[n] = 0
+	end := first[n]
+	for i := n - 1; i >= 0; i-- {
+		here := cost[i:]
+		// The cost in the high half, the step in the low one: the smaller number is the better step, and is found without a branch.
+		best := uint64(here[1]+cs.literal[src[i]])<<32 | uint64(literal)
 		length := minMatch
-		for _, m := range c.matches[c.first[i]:c.first[i+1]] {
+		start := first[i]
+		for _, m := range matches[start:end] {
 			base := cs.distance[m.slot()]
 			reach := min(m.length(), len(here)-1)
-			tail := m &^ 0x1ff
 			if reach < length {
 				continue
 			}
+			if m&whole != 0 {
+				length = reach
+			}
+			tail := m &^ (whole | 0x1ff)
 			prices := cs.length[length : reach+1]
 			rest := here[length : reach+1]
 			rest = rest[:len(prices)]
 			for k, price := range prices {
-				if v := base + price + rest[k]; v < best {
-					best, bestStep = v, tail|match(length+k)
-				}
+				best = min(best, uint64(base+price+rest[k])<<32|uint64(tail|match(length+k)))
 			}
 			length = reach + 1
 		}
-		here[0] = best
-		c.steps[i] = bestStep
+		end = start
+		here[0] = uint32(best >> 32)
+		steps[i] = step(best)
 	}
 	return cost[0]
 }

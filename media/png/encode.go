@@ -25,6 +25,21 @@ type effort struct {
 	// the time went into those, for 1 to 4 % of what is saved.
 	hope   int
 	params deflate.Params
+	// sketch and flat, where they are set, judge and deflate a picture that deflates to a small part, with hopeFlat for hope.
+	sketch, flat deflate.Params
+	hopeFlat     int
+}
+
+// flatShare is the part to which the judge deflates large pictures of wide plains, stripes and the like; flatSize is how many bytes they have at
+// least.
+const (
+	flatShare = 16
+	flatSize  = 1 << 20
+)
+
+// isFlat tells whether size bytes that deflate to score are such a picture.
+func (eff *effort) isFlat(score, size int) bool {
+	return eff.flat.Depth > 0 && score > 0 && score <= size/flatShare
 }
 
 var (
@@ -49,18 +64,22 @@ var (
 			strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyBigrams},
 		finals:  1,
-		sample:  2 << 20,
+		sample:  1 << 20,
 		first:   192 << 10,
 		keep:    3,
 		hope:    55,
 		params:  deflate.Normal,
+
+		sketch:   deflate.Sketch,
+		flat:     deflate.Flat,
+		hopeFlat: 90,
 	}
 	// Small pictures cost little whatever is done with them.
 	bestSmallEffort = effort{
 		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
 			strategyMinSum, strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyMinSum, strategyBigrams},
-		finals:  3,
+		finals:  2,
 		params:  deflate.Thorough,
 	}
 )
@@ -76,6 +95,10 @@ func effortFor(l Level, size int) effort {
 		return defaultEffort
 	case size <= smallPicture:
 		return bestSmallEffort
+	case size < flatSize:
+		e := bestEffort
+		e.flat = deflate.Params{}
+		return e
 	}
 	return bestEffort
 }
@@ -89,6 +112,7 @@ type encoder struct {
 	deflate deflate.Encoder
 	judge   *kflate.Writer
 	counted counter
+	sketch  []byte
 }
 
 // counter is a writer that counts.
@@ -134,8 +158,12 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 		return nil, err
 	}
 	t := newTranslator(f)
+	params, hope := eff.params, eff.hope
 	// One candidate alone has not been judged: its score is 0.
-	if hoped := int64(list[0].score) * int64(eff.hope) / 100; hoped > int64(limit) {
+	if eff.isFlat(list[0].score, list[0].ra.filteredSize()) {
+		params, hope = eff.flat, eff.hopeFlat
+	}
+	if hoped := int64(list[0].score) * int64(hope) / 100; hoped > int64(limit) {
 		return nil, refuse(ReasonNotSmaller, "filter strategy %v is judged to need %d bytes, the file has %d", list[0].s, list[0].score, limit)
 	}
 	list = list[:min(len(list), eff.finals)]
@@ -150,7 +178,7 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 		return nil, err
 	}
 	overhead := assembledSize(f, win.ra, t)
-	out, err := e.zlib(data, o.Level, eff.params, limit-1-overhead, b)
+	out, err := e.zlib(data, o.Level, params, limit-1-overhead, b)
 	if errors.Is(err, deflate.ErrTooLong) {
 		return nil, refuse(ReasonNotSmaller, "no form with less than its %d bytes was found", limit)
 	}
@@ -231,19 +259,19 @@ func (e *encoder) rank(forms []*raster, eff effort, buf []byte, b *budget) ([]ca
 		return list, nil
 	}
 	if eff.first > 0 && len(list) > eff.keep && len(buf) > 2*eff.first {
-		if err := e.judgeAll(list, forms, eff.first, buf, b); err != nil {
+		if err := e.judgeAll(list, forms, eff, eff.first, buf, b); err != nil {
 			return nil, err
 		}
 		list = list[:eff.keep]
 	}
-	if err := e.judgeAll(list, forms, eff.sample, buf, b); err != nil {
+	if err := e.judgeAll(list, forms, eff, eff.sample, buf, b); err != nil {
 		return nil, err
 	}
 	return list, nil
 }
 
 // judgeAll judges candidates on about size bytes of the picture, or all of it where size is 0, and puts the best first.
-func (e *encoder) judgeAll(list []candidate, forms []*raster, size int, buf []byte, b *budget) error {
+func (e *encoder) judgeAll(list []candidate, forms []*raster, eff effort, size int, buf []byte, b *budget) error {
 	for _, form := range forms {
 		var strategies []strategy
 		for i := range list {
@@ -273,7 +301,7 @@ func (e *encoder) judgeAll(list []candidate, forms []*raster, size int, buf []by
 			if err != nil {
 				return err
 			}
-			if c.score, err = e.measure(data, b); err != nil {
+			if c.score, err = e.measure(data, eff, b); err != nil {
 				return err
 			}
 			// As if the rest of the picture were like the sample.
@@ -289,8 +317,18 @@ func without(list []strategy, s strategy) []strategy {
 	return slices.DeleteFunc(slices.Clone(list), func(o strategy) bool { return o == s })
 }
 
-// measure gives the deflated size of data with the fast encoder.
-func (e *encoder) measure(data []byte, b *budget) (int, error) {
+// measure gives the deflated size of data with the fast encoder, or, where that is a small part, with one that sees what repeats far back.
+func (e *encoder) measure(data []byte, eff effort, b *budget) (int, error) {
+	score, err := e.judged(data, b)
+	if err != nil || !eff.isFlat(score, len(data)) {
+		return score, err
+	}
+	e.sketch, err = e.deflate.Append(e.sketch[:0], data, eff.sketch, len(data)+1<<16, b.check)
+	return len(e.sketch), err
+}
+
+// judged gives the deflated size of data with the fast encoder.
+func (e *encoder) judged(data []byte, b *budget) (int, error) {
 	e.counted = 0
 	if e.judge == nil {
 		w, err := kflate.NewWriter(&e.counted, judgeLevel)

@@ -59,7 +59,11 @@ func decode(f *file, b *budget) (*raster, error) {
 	// The buffers grow with what really arrives: a small file that claims to
 	// be a large picture must not cost the memory of one.
 	const first = 1 << 20
-	ra.pix = make([]byte, 0, min(size, first))
+	compressed := 0
+	for _, part := range f.idat {
+		compressed += len(part)
+	}
+	ra.pix = make([]byte, 0, min(size, first+16*compressed))
 	ra.stored = make([]byte, 0, min(rows, first))
 	for {
 		row, filter, err := rr.next()
@@ -156,6 +160,7 @@ func (ra *raster) sample(size int) *raster {
 	}
 	r := &raster{hdr: ra.hdr, plte: ra.plte, trns: ra.trns, table: ra.table}
 	share := int64(len(ra.pix)) / int64(size) // one band in so many rows
+	r.pix = make([]byte, 0, size+sampleBands*ra.widest()*len(ra.passes))
 	pix, row := ra.pix, 0
 	for _, p := range ra.passes {
 		bands := min(sampleBands, p.height)
