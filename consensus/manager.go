@@ -102,12 +102,12 @@ func (m *Manager) removeLeftovers() error {
 		}
 		if _, err := logstore.ReadState(m.cfg.FS, dir); errors.Is(err, logstore.ErrNoState) {
 			if GroupID(name) == DefaultGroup {
-				// It is never removed, and nothing is in its log before its hard state is there.
+				// It is never removed, and before its hard state is there its log has only what bootstrap writes.
 				left, err := logstore.Look(m.cfg.FS, dir, math.MaxUint64)
 				if err != nil {
 					return fmt.Errorf("consensus: %w", err)
 				}
-				if left.Last > 0 {
+				if left.Term > bootstrapTerm {
 					return fmt.Errorf("consensus: group %s: %w: the hard state is missing from %s, though its log has entries up to %d", name, ErrCorrupt, dir, left.Last)
 				}
 			}

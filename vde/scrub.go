@@ -40,9 +40,14 @@ type BadBlock struct {
 
 // ScrubReport is what a scrub found.
 type ScrubReport struct {
-	Blocks  uint64        `json:"blocks"` // read; a block that files share counts for each of them
-	Bad     []BadBlock    `json:"bad"`    // by group, inode and offset
-	More    uint64        `json:"more"`   // bad blocks beyond those that are listed
+	Blocks uint64     `json:"blocks"` // read; a block that files share counts for each of them
+	Bad    []BadBlock `json:"bad"`    // by group, inode and offset
+	More   uint64     `json:"more"`   // bad blocks beyond those that are listed
+	// Tables is how many files of the metadata were read; BadTables are those that are not what was written. What they hold of files, names
+	// and attributes cannot be read.
+	Tables    int             `json:"tables"`
+	BadTables []meta.BadTable `json:"bad_tables"`
+
 	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
@@ -55,7 +60,7 @@ const (
 	progressEvery = 200 * time.Millisecond
 )
 
-// Scrub reads every block that a file maps and has written, from the disk and not from what the kernel remembers, and
+// Scrub reads the tables of the metadata, and every block that a file maps and has written, from the disk and not from what the kernel remembers, and
 // compares it with its checksum. It runs beside everything else: a block that is being written is waited for. What is
 // written where the scrub has been is not read. Bad blocks are in the report, not an error; they are logged. With an
 // error (of ctx, or the store stopped) the report tells what was found until then.
@@ -69,11 +74,17 @@ func (e *Engine) Scrub(ctx context.Context, o ScrubOptions) (ScrubReport, error)
 	total, free := e.Usage()
 	s := &scrubber{e: e, o: o, total: total - free, due: start, buf: make([]byte, dataChunk*blockSize)}
 	s.report.Bad = []BadBlock{}
+	err = s.tables(ctx)
 	for _, slot := range e.Groups() {
-		if err = s.group(ctx, slot); err != nil {
-			err = fmt.Errorf("scrub: %w", err)
-			break
+		if err == nil {
+			err = s.group(ctx, slot)
 		}
+		if len(s.report.BadTables) > 0 && meta.IsDamage(err) {
+			err = nil // it is told; what comes behind it is not read
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("scrub: %w", err)
 	}
 	s.tell(true)
 	s.report.Elapsed = time.Since(start)
@@ -133,6 +144,31 @@ func (s *scrubber) group(ctx context.Context, slot uint16) error {
 	}
 }
 
+// tables reads those of the metadata.
+func (s *scrubber) tables(ctx context.Context) error {
+	n, bad, err := s.e.meta.VerifyTables(func(bytes uint64) error {
+		s.tell(false)
+		if err := s.pace(ctx); err != nil {
+			return err
+		}
+		s.reads(bytes)
+		return nil
+	})
+	s.report.Tables, s.report.BadTables = n, bad
+	for _, t := range bad {
+		s.e.checksumErrors.Add(1)
+		s.e.log.WithField("table", t.Name).Error("bad metadata table: " + t.Error)
+	}
+	return err
+}
+
+// reads notes that bytes are read now: what comes next has to wait accordingly.
+func (s *scrubber) reads(bytes uint64) {
+	if s.due = time.Now(); s.o.Rate > 0 {
+		s.due = s.due.Add(time.Duration(float64(bytes) / float64(s.o.Rate) * float64(time.Second)))
+	}
+}
+
 // pace waits until more may be read.
 func (s *scrubber) pace(ctx context.Context) error {
 	if err := s.e.Err(); err != nil {
@@ -168,9 +204,7 @@ func (s *scrubber) blocks(ctx context.Context, ino meta.Ino, start, count uint64
 		return err
 	}
 	defer m.ticket.Release()
-	if s.due = time.Now(); s.o.Rate > 0 {
-		s.due = s.due.Add(time.Duration(float64(count*blockSize) / float64(s.o.Rate) * float64(time.Second)))
-	}
+	s.reads(count * blockSize)
 	for _, x := range m.extents {
 		if x.Unwritten {
 			continue

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -86,6 +87,80 @@ func TestScrubFindsDamage(t *testing.T) {
 }
 
 // The rate is kept, and the wait for it ends with the context.
+// So it does every damaged table of the metadata, wherever the byte is that changed, and one that is missing.
+func TestScrubFindsDamagedTables(t *testing.T) {
+	fs := vfs.NewMem()
+	e, l := openTest(t, fs, 8<<20)
+	defer func() { _ = e.Close() }() // it cannot compact what is damaged
+	for range 300 {
+		write(t, l, newFile(t, l), 0, make([]byte, blockSize))
+	}
+	if err := e.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	scrub := func() ScrubReport {
+		t.Helper()
+		r, err := e.Scrub(context.Background(), ScrubOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	dir := fs.PathJoin("store", metaName)
+	var sound ScrubReport
+	var names []string
+	for range 1000 { // until nothing is merged any more
+		var err error
+		sound = scrub()
+		if names, err = fs.List(dir); err != nil {
+			t.Fatal(err)
+		}
+		names = slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, ".sst") })
+		if len(names) == sound.Tables {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(names) != sound.Tables || sound.Tables == 0 || len(sound.BadTables) > 0 || sound.Blocks != 300 {
+		t.Fatalf("a sound store with %q: %+v", names, sound)
+	}
+	name := names[len(names)-1]
+	path := fs.PathJoin(dir, name)
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := make([]byte, st.Size())
+	if _, err := f.ReadAt(whole, 0); err != nil {
+		t.Fatal(err)
+	}
+	for at := int64(0); at < st.Size(); at += 1 + st.Size()/50 {
+		if _, err := f.WriteAt([]byte{whole[at] ^ 4}, at); err != nil {
+			t.Fatal(err)
+		}
+		if r := scrub(); len(r.BadTables) != 1 || r.BadTables[0].Name != name || r.BadTables[0].Error == "" || r.Tables != sound.Tables {
+			t.Errorf("byte %d of %d changed: %+v", at, st.Size(), r)
+		}
+		if _, err := f.WriteAt(whole[at:at+1], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := scrub(); len(r.BadTables) > 0 {
+		t.Errorf("put right again: %+v", r)
+	}
+	if err := fs.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if r := scrub(); len(r.BadTables) != 1 || !strings.Contains(r.BadTables[0].Error, "missing") {
+		t.Errorf("removed: %+v", r)
+	}
+}
+
 func TestScrubRate(t *testing.T) {
 	e, l := openTest(t, vfs.NewMem(), 16<<20)
 	defer e.Close()
@@ -101,7 +176,7 @@ func TestScrubRate(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	start = time.Now()
-	if r, err := e.Scrub(ctx, ScrubOptions{Rate: 1}); !errors.Is(err, context.DeadlineExceeded) || r.Blocks != dataChunk || time.Since(start) > 20*time.Second {
+	if r, err := e.Scrub(ctx, ScrubOptions{Rate: 1}); !errors.Is(err, context.DeadlineExceeded) || r.Tables+int(r.Blocks) == 0 || r.Blocks > dataChunk || time.Since(start) > 20*time.Second {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -110,6 +185,9 @@ func TestScrubRate(t *testing.T) {
 func TestScrubEndsWithTheEngine(t *testing.T) {
 	e, l := openTest(t, vfs.NewMem(), 16<<20)
 	write(t, l, newFile(t, l), 0, make([]byte, 4<<20))
+	if err := e.Checkpoint(); err != nil { // a table, which the scrub begins with
+		t.Fatal(err)
+	}
 	begun, ended := make(chan struct{}), make(chan error)
 	go func() {
 		var once sync.Once

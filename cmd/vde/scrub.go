@@ -26,6 +26,9 @@ type scrubReport struct {
 	BadBlocks uint64     `json:"bad_blocks"` // of these
 	Bad       []badBlock `json:"bad"`        // the first of them
 	Seconds   float64    `json:"seconds"`
+	// Of the metadata: files that were read, and those of them that are damaged.
+	Tables    int             `json:"tables"`
+	BadTables []meta.BadTable `json:"bad_tables,omitempty"`
 	// Of a store in a cluster: how it compares with the other nodes.
 	Compared  uint64      `json:"compared,omitempty"` // files, or parts of large ones, with each other node
 	Skipped   uint64      `json:"skipped,omitempty"`  // of these, as they changed all the time or a node did not answer
@@ -58,11 +61,11 @@ func newScrubCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "scrub MOUNTPOINT|STORE",
 		Short: "Read all data of a store in use and compare it with its checksums",
-		Long: `Reads every block of every file, from the disk, while the filesystem is in use, and compares it with its checksum. Bad blocks are
-told by file and offset. Nothing is changed, but in a cluster bad blocks are replaced by what another node has, and then every file
+		Long: `Reads the metadata and every block of every file, from the disk, while the filesystem is in use, and compares it with its checksum. Bad blocks are
+told by file and offset, damaged parts of the metadata by file of the store. Nothing is changed, but in a cluster bad blocks are replaced by what another node has, and then every file
 is compared with what the other nodes have. An interrupt ends it. A store without a daemon is read by ` + "`vde fsck --data`" + `.
 
-Exit code 14: bad blocks or differences were found.`,
+Exit code 14: bad blocks, damaged metadata or differences were found.`,
 		Args:              exactArgs("MOUNTPOINT or STORE"),
 		ValidArgsFunction: completeMountpoints,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -84,7 +87,7 @@ Exit code 14: bad blocks or differences were found.`,
 			} else {
 				err = printScrub(cmd.OutOrStdout(), report)
 			}
-			if err == nil && report.BadBlocks+report.DifferAll > 0 {
+			if err == nil && (report.BadBlocks+report.DifferAll > 0 || len(report.BadTables) > 0) {
 				err = &codedError{exitDamaged, &silentError{}}
 			}
 			return err
@@ -96,6 +99,11 @@ Exit code 14: bad blocks or differences were found.`,
 }
 
 func printScrub(w io.Writer, r *scrubReport) error {
+	for _, t := range r.BadTables {
+		if _, err := fmt.Fprintf(w, "%s/meta/%s: damaged metadata: %s\n", r.Store, t.Name, t.Error); err != nil {
+			return err
+		}
+	}
 	for _, b := range r.Bad {
 		path := b.Path
 		if path == "" {
@@ -113,6 +121,10 @@ func printScrub(w io.Writer, r *scrubReport) error {
 	verdict := "no bad block"
 	if r.BadBlocks > 0 {
 		verdict = fmt.Sprintf("%d bad blocks", r.BadBlocks)
+	}
+	if n := len(r.BadTables); n > 0 {
+		verdict += fmt.Sprintf(", %d of %d tables of the metadata are damaged: what they hold cannot be repaired here. Copy what can be read, and restore the store from a backup, "+
+			"or, of a cluster, remove this node and join it anew", n, r.Tables)
 	}
 	if err := printComparison(w, r); err != nil {
 		return err
@@ -255,6 +267,7 @@ func (d *daemon) scrub(w http.ResponseWriter, r *http.Request, rate uint64) {
 	log := d.log.WithField("blocks", report.Blocks).WithField("bad_blocks", report.BadBlocks()).WithField("seconds", report.Elapsed.Seconds())
 	answer := scrubReport{
 		Store: d.cfg.Store, Blocks: report.Blocks, BadBlocks: report.BadBlocks(), Bad: []badBlock{}, Seconds: report.Elapsed.Seconds(),
+		Tables: report.Tables, BadTables: report.BadTables,
 	}
 	if err == nil {
 		var paths map[meta.Ino]string
@@ -267,7 +280,9 @@ func (d *daemon) scrub(w http.ResponseWriter, r *http.Request, rate uint64) {
 			inos = append(inos, d.Ino)
 		}
 		answer.Compared, answer.Skipped, answer.DifferAll = c.Compared, c.Skipped, uint64(len(c.Different))+c.More
-		paths, err = d.volume.Paths(inos)
+		if paths, err = d.volume.Paths(inos); len(report.BadTables) > 0 {
+			err = nil // then they have no names here
+		}
 		for _, b := range report.Bad {
 			answer.Bad = append(answer.Bad, badBlock{paths[b.Ino], b})
 		}
@@ -281,6 +296,8 @@ func (d *daemon) scrub(w http.ResponseWriter, r *http.Request, rate uint64) {
 		return
 	}
 	switch {
+	case len(answer.BadTables) > 0:
+		log.WithField("bad_tables", len(answer.BadTables)).Error("scrub found damaged metadata")
 	case answer.BadBlocks > 0:
 		log.Error("scrub found bad blocks")
 	case answer.DifferAll > 0:

@@ -15,7 +15,8 @@ type ScrubReport struct {
 
 // Scrub reads every block of every file of this node and compares it with its checksum: see vde.Engine.Scrub. Closing the
 // volume ends it with vde.ErrClosed. On a node of a cluster blocks that are bad are replaced by what another node has;
-// the report lists those that could not be; and then all files are compared with what the other nodes have.
+// the report lists those that could not be; and then all files are compared with what the other nodes have, if the metadata
+// can be read.
 func (v *Volume) Scrub(ctx context.Context, o vde.ScrubOptions) (ScrubReport, error) {
 	r, err := v.eng.Scrub(ctx, o)
 	report := ScrubReport{ScrubReport: r}
@@ -30,8 +31,8 @@ func (v *Volume) Scrub(ctx context.Context, o vde.ScrubOptions) (ScrubReport, er
 			report.Bad = append(report.Bad, b)
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return report, err
+	if err := ctx.Err(); err != nil || len(report.BadTables) > 0 {
+		return report, err // this copy is bad as a whole: comparing it tells nothing more
 	}
 	inodes := uint64(0)
 	for _, g := range v.all() {

@@ -50,12 +50,12 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 		hard, err := logstore.ReadState(f, group)
 		if errors.Is(err, logstore.ErrNoState) {
 			if name == defaultGroup {
-				// Nothing is in its log before its hard state is there, and it is never removed.
+				// Before its hard state is there, its log has only the membership that it begins with, of the first term; and it is never removed.
 				left, err := logstore.Look(f, group, math.MaxUint64)
 				if err != nil {
 					return 0, 0, err
 				}
-				if found = left.Last > 0; found {
+				if found = left.Term > 1; found {
 					r.badLog(true, "%s: the hard state is missing, though the log has entries up to %d", group, left.Last)
 					continue
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -41,8 +42,11 @@ type Options struct {
 
 // Store is an open key space. All methods may be called concurrently.
 type Store struct {
-	db   *pebble.DB
-	gate *gate
+	db      *pebble.DB
+	gate    *gate
+	fs      vfs.FS
+	dir     string
+	readers sstable.ReaderOptions // for tables that are read apart from db
 }
 
 // Open opens the store in dir.
@@ -95,7 +99,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, damageOfOpen(err)), g.abandon())
 	}
-	return &Store{db: db, gate: g}, nil
+	return &Store{db: db, gate: g, fs: o.FS, dir: dir, readers: opts.MakeReaderOptions()}, nil
 }
 
 // IsDamage reports whether an error of Open, or of reading, says that the files are not what was written: a part of them is missing, cut off
