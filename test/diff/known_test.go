@@ -52,6 +52,14 @@ var differences = []known{
 		},
 	},
 	{
+		name:   "whiteout over a directory",
+		reason: "ext4 makes the whiteout before it sees that the directory is not empty, and takes it back: the times of its parent change though the call fails",
+		avoid: func(_ *side, o *op) bool {
+			var st unix.Stat_t
+			return o.call.name == "rename" && o.flags&unix.RENAME_WHITEOUT != 0 && unix.Lstat(o.path2, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		},
+	},
+	{
 		name:   "sendfile onto itself",
 		reason: "the pages on their way are the file's own, not copies of them: what ends where depends on how many are under way at a time",
 		avoid: func(s *side, o *op) bool {
