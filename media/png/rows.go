@@ -55,6 +55,7 @@ type rowReader struct {
 
 	// One byte of filter type in front of the samples.
 	cur, prev []byte
+	masked    []byte // samples of cur, the bits behind the last pixel cleared
 }
 
 func newRowReader(f *file) (*rowReader, *refusal) {
@@ -97,7 +98,12 @@ func (r *rowReader) next() (row []byte, filter byte, err error) {
 		return nil, 0, refuse(ReasonBadData, "a scanline has the filter type %d", filter)
 	}
 	unfilter(filter, row, r.prev[1:], r.hdr.filterDistance())
-	maskPadding(row, p.width, r.hdr)
+	if used := paddedBits(p.width, r.hdr); used != 0 {
+		// In a copy: the filter of the next row builds on what was stored, the bits that are no pixel's among it.
+		r.masked = append(r.masked[:0], row...)
+		row = r.masked
+		row[len(row)-1] &= 0xff << (8 - used)
+	}
 	r.y++
 	return row, filter, nil
 }
@@ -105,13 +111,13 @@ func (r *rowReader) next() (row []byte, filter byte, err error) {
 // width is the number of pixels of the row that next gave last.
 func (r *rowReader) width() int { return r.passes[0].width }
 
-// maskPadding clears the bits of the last byte that are beyond the last
-// pixel. Their value is not part of the picture (PNG, 7.2), but a filter of
-// the next row would carry it on.
-func maskPadding(row []byte, width int, h header) {
-	if used := width * h.bitsPerPixel() % 8; h.depth < 8 && used != 0 {
-		row[len(row)-1] &= 0xff << (8 - used)
+// paddedBits is how many bits of the last byte of a row are of pixels, 0 if all are. The value of the others is not part of the
+// picture (PNG, 7.2).
+func paddedBits(width int, h header) int {
+	if h.depth >= 8 {
+		return 0
 	}
+	return width * h.bitsPerPixel() % 8
 }
 
 func (r *rowReader) readError(err error) error {
