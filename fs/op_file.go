@@ -241,12 +241,11 @@ func (f *filesystem) killPriv(header *fuse.InHeader, ino meta.Ino) error {
 	if header.Uid == 0 {
 		return nil
 	}
-	has, err := false, error(nil)
-	if node := f.node(ino); f.others != nil && f.nodes.get(node).fresh {
-		has = f.others.MayHaveSetID(ino)
-	} else {
-		has, err = f.hasSetID(ino)
+	ask := f.hasSetID
+	if f.others != nil && f.nodes.get(f.node(ino)).fresh {
+		ask = f.mayHaveSetID
 	}
+	has, err := ask(ino)
 	if err != nil || !has {
 		return err
 	}

@@ -146,6 +146,9 @@ func (s *scrubber) group(ctx context.Context, slot uint16) error {
 
 // tables reads those of the metadata.
 func (s *scrubber) tables(ctx context.Context) error {
+	if err := s.pace(ctx); err != nil {
+		return err // of a store that has stopped, Pebble may hold its locks for good
+	}
 	n, bad, err := s.e.meta.VerifyTables(func(bytes uint64) error {
 		s.tell(false)
 		if err := s.pace(ctx); err != nil {
