@@ -7,6 +7,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"vdefs/vde/meta"
 )
@@ -93,7 +94,11 @@ func (f *filesystem) node(ino meta.Ino) uint64 { return f.renewals.node(ino) }
 func (f *filesystem) fillEntry(inode *meta.Inode, out *fuse.EntryOut) {
 	var keep bool
 	if out.NodeId, keep = f.renewals.answer(inode, f.nodes); keep {
-		setTimeout(f.options.Timeouts.Entry, &out.EntryValid, &out.EntryValidNsec)
+		entry := f.options.Timeouts.Entry
+		if inode.Mode&unix.S_IFMT == unix.S_IFDIR {
+			entry = f.options.Timeouts.Directory
+		}
+		setTimeout(entry, &out.EntryValid, &out.EntryValidNsec)
 		if !f.writeback || !f.nodes.get(out.NodeId).staleTimes {
 			setTimeout(f.options.Timeouts.Attr, &out.AttrValid, &out.AttrValidNsec)
 		}

@@ -39,8 +39,9 @@ type MountOptions struct {
 	// NoCache has every operation reach the volume: no cached data, attributes or entries.
 	NoCache bool
 	// Shared: other mounts change the volume too, and each sees at open(2) what another one has closed before. Names are
-	// looked up at every walk of a path, data and attributes are kept until they are seen to have changed, every write
-	// reaches the volume before it returns, and locks are kept in the server. The volume may push what changed: SharedVolume.
+	// looked up at every walk of a path, but for those of directories, which the volume must push when they change (SharedVolume).
+	// Data and attributes are kept until they are seen to have changed, every write reaches the volume before it returns, and locks
+	// are kept in the server.
 	Shared bool
 	// ServerLocks keeps flock and fcntl locks in the server instead of the kernel, which costs requests (one at every
 	// close too) and is of use only when the kernel's table is not the whole truth.
@@ -54,14 +55,18 @@ type MountOptions struct {
 
 // Timeouts say how long the kernel may answer by itself. 0 is an hour: there is nobody to change things behind its back.
 type Timeouts struct {
-	Entry    time.Duration // that a name is there, and what it names
-	Negative time.Duration // that a name is not there
-	Attr     time.Duration
+	Entry     time.Duration // that a name is there, and what it names
+	Directory time.Duration // the same, of a directory
+	Negative  time.Duration // that a name is not there
+	Attr      time.Duration
 }
+
+// SharedTimeout is how long, on a mount that others share, the kernel may answer with attributes and what the name of a directory names:
+// that is for what it has not been told of in time (SharedVolume).
+const SharedTimeout = time.Second
 
 const (
 	defaultTimeout       = time.Hour
-	sharedAttrTimeout    = time.Second // by path they are always asked for: this is for open files
 	defaultMaxBackground = 128
 	maxWrite             = 1 << 20 // the most that the kernel puts into one request
 	readAheadKB          = 1024
@@ -93,7 +98,8 @@ func Mount(volume Volume, mountpoint string, options MountOptions) (*Server, err
 	if options.Shared {
 		options.NoWriteback, options.ServerLocks = true, true
 		options.Timeouts.Entry, options.Timeouts.Negative = 0, 0
-		options.Timeouts.Attr = min(options.Timeouts.Attr, sharedAttrTimeout)
+		options.Timeouts.Directory = min(options.Timeouts.Directory, SharedTimeout)
+		options.Timeouts.Attr = min(options.Timeouts.Attr, SharedTimeout)
 	}
 	mountpoint, err := filepath.Abs(mountpoint)
 	if err != nil {
@@ -274,7 +280,7 @@ func (o *MountOptions) helperOptions() []string {
 }
 
 func (t *Timeouts) setDefaults(none bool) {
-	for _, d := range []*time.Duration{&t.Entry, &t.Negative, &t.Attr} {
+	for _, d := range []*time.Duration{&t.Entry, &t.Directory, &t.Negative, &t.Attr} {
 		if none {
 			*d = 0
 		} else if *d == 0 {

@@ -20,6 +20,9 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	}
 	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
+	if err == nil && f.goneElsewhere(in.NodeId, &inode) {
+		err = syscall.ESTALE
+	}
 	if err != nil {
 		return f.status(opGetattr, ino, err)
 	}
@@ -39,6 +42,9 @@ func (f *filesystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	ino := f.ino(in.NodeId)
 	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
+	if err == nil && f.goneElsewhere(in.NodeId, &inode) {
+		err = syscall.ESTALE
+	}
 	if err != nil {
 		return f.status(opStatx, ino, err)
 	}

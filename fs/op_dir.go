@@ -170,7 +170,14 @@ func (f *filesystem) moved(parent meta.Ino, name string) {
 
 // OpenDir is asked once: after ENOSYS the kernel opens directories by itself, and keeps their listings as with
 // FOPEN_CACHE_DIR. That saves two requests per listing, and the server has nothing to do for an open directory.
-func (f *filesystem) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+func (f *filesystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
+	if f.others != nil {
+		dir, err := f.others.PeekInode(f.ino(in.NodeId))
+		if err == nil && f.goneElsewhere(in.NodeId, &dir) {
+			err = syscall.ESTALE
+		}
+		return f.status(opReaddir, f.ino(in.NodeId), err)
+	}
 	if f.options.NoCache || f.options.Shared {
 		return fuse.OK
 	}

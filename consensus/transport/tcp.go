@@ -107,6 +107,7 @@ type peer struct {
 	addr   atomic.Pointer[string]
 	queue  chan outgoing
 	bytes  atomic.Int64 // of what is in queue
+	idle   chan idleCall
 	cancel context.CancelFunc
 }
 
@@ -195,10 +196,15 @@ func (t *TCP) SetPeer(id uint64, addr string) {
 			p.cancel()
 		}
 		delete(t.peers, id)
+		for p != nil && len(p.idle) > 0 {
+			c := <-p.idle
+			delete(t.conns, c.conn)
+			_ = c.conn.Close()
+		}
 	case p != nil:
 		p.addr.Store(&addr)
 	default:
-		p = &peer{id: id, queue: make(chan outgoing, queueLength)}
+		p = &peer{id: id, queue: make(chan outgoing, queueLength), idle: make(chan idleCall, idleCalls)}
 		p.addr.Store(&addr)
 		t.peers[id] = p
 		if t.h != nil {

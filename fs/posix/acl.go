@@ -255,3 +255,6 @@ func (a *applier) checkDefaultACL(in *meta.Inode, value []byte) error {
 	_, err := decodeACL(value)
 	return err
 }
+
+// IsACL tells whether a name is that of a POSIX ACL.
+func IsACL(name string) bool { return name == aclAccess || name == aclDefault }

@@ -1,7 +1,11 @@
 package replica
 
 import (
+	"context"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vdefs/fs"
 	"vdefs/fs/command"
@@ -10,17 +14,52 @@ import (
 )
 
 // kernelQueue passes on to the kernel what other mounts have changed. It is filled while commands are applied, where nobody
-// may wait for the kernel, and emptied by one goroutine.
+// may wait for the kernel, and emptied by two goroutines: telling of a name waits while the kernel has its directory locked, for as long as
+// a request of this mount in it takes, and telling of an inode does not.
 type kernelQueue struct {
 	mu     sync.Mutex
 	kernel fs.Kernel         // guarded by mu; nil: not mounted
-	inodes map[meta.Ino]bool // true: contents too; guarded by mu
-	wake   chan struct{}
+	inodes pushes[meta.Ino]  // with true: contents too
+	names  pushes[entryName] // of directories: other names are looked up at every walk of a path
+	lost   time.Time         // when the kernel was last not told of something; guarded by mu
 }
 
-// kernelQueueMax bounds what waits. Beyond, pushes are dropped: they are a courtesy to open files, paths are looked up anew
-// whatever happens.
+// entryName is a name in a directory.
+type entryName struct {
+	parent meta.Ino
+	name   string
+}
+
+// pushes are what the kernel is to be told of, guarded by kernelQueue.mu.
+type pushes[K comparable] struct {
+	waiting  map[K]bool
+	put      uint64        // how many were put in, since the start
+	told     uint64        // so many of them are done with
+	progress chan struct{} // closed when told grows
+	wake     chan struct{} // a token: something waits
+}
+
+func newPushes[K comparable]() pushes[K] {
+	return pushes[K]{waiting: map[K]bool{}, progress: make(chan struct{}), wake: make(chan struct{}, 1)}
+}
+
+// add notes something; false: there is no room for it.
+func (p *pushes[K]) add(k K, more bool) bool {
+	if _, there := p.waiting[k]; !there && len(p.waiting) >= kernelQueueMax {
+		return false
+	}
+	p.put++
+	p.waiting[k] = p.waiting[k] || more
+	poke(p.wake)
+	return true
+}
+
+// kernelQueueMax bounds what waits. Beyond, pushes are dropped: what the kernel holds of it is good for a second.
 const kernelQueueMax = 1 << 16
+
+func newKernelQueue() kernelQueue {
+	return kernelQueue{inodes: newPushes[meta.Ino](), names: newPushes[entryName]()}
+}
 
 // AttachKernel implements fs.SharedVolume.
 func (v *Volume) AttachKernel(k fs.Kernel) {
@@ -37,6 +76,7 @@ func (v *Volume) AttachKernel(k fs.Kernel) {
 func (q *kernelQueue) changed(c command.Command, res *posix.Result) {
 	contents := false
 	inodes := []meta.Ino{res.Inode.Ino, res.Replaced.Ino}
+	var names []entryName
 	switch c := c.(type) {
 	case *command.Write, *command.Fill, *command.Fallocate, *command.Share, *command.Replace:
 		contents = true
@@ -48,8 +88,14 @@ func (q *kernelQueue) changed(c command.Command, res *posix.Result) {
 		inodes = append(inodes, c.Parent)
 	case *command.Remove:
 		inodes = append(inodes, c.Parent)
+		if c.Dir {
+			names = append(names, entryName{c.Parent, c.Name})
+		}
 	case *command.Rename:
 		inodes = append(inodes, c.OldParent, c.NewParent)
+		if isDir(&res.Inode) || isDir(&res.Replaced) {
+			names = append(names, entryName{c.OldParent, c.OldName}, entryName{c.NewParent, c.NewName})
+		}
 	case *command.SetXattr:
 		inodes = append(inodes, c.Ino)
 	case *command.RemoveXattr:
@@ -59,57 +105,125 @@ func (q *kernelQueue) changed(c command.Command, res *posix.Result) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.kernel == nil || len(q.inodes) >= kernelQueueMax {
+	if q.kernel == nil {
 		return
 	}
-	if q.inodes == nil {
-		q.inodes = map[meta.Ino]bool{}
-	}
 	for _, ino := range inodes {
-		if ino != 0 {
-			q.inodes[ino] = q.inodes[ino] || contents && ino == res.Inode.Ino
+		if ino != 0 && !q.inodes.add(ino, contents && ino == res.Inode.Ino) {
+			q.lost = time.Now()
 		}
 	}
-	poke(q.wake)
+	for _, n := range names {
+		if !q.names.add(n, false) {
+			q.lost = time.Now()
+		}
+	}
 }
+
+func isDir(in *meta.Inode) bool { return in.Mode&unix.S_IFMT == unix.S_IFDIR }
 
 // forget has the kernel forget the contents of a file that this mount could not write.
 func (q *kernelQueue) forget(ino meta.Ino) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.kernel == nil {
-		return
+	if q.kernel != nil && !q.inodes.add(ino, true) {
+		q.lost = time.Now()
 	}
-	if q.inodes == nil {
-		q.inodes = map[meta.Ino]bool{}
-	}
-	q.inodes[ino] = true
-	poke(q.wake)
+}
+
+// lose notes that things have changed of which nobody can say what.
+func (q *kernelQueue) lose() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lost = time.Now()
 }
 
 // run tells the kernel until stop is closed.
 func (q *kernelQueue) run(stop <-chan struct{}, v *Volume) {
+	var other sync.WaitGroup
+	defer other.Wait()
+	other.Go(func() {
+		tell(q, &q.names, stop, nameDelay, v, func(k fs.Kernel, e entryName, _ bool) error { return k.InvalidateEntry(e.parent, e.name) })
+	})
+	tell(q, &q.inodes, stop, 0, v, func(k fs.Kernel, ino meta.Ino, contents bool) error {
+		if contents {
+			return k.InvalidateInode(ino)
+		}
+		return k.InvalidateAttr(ino)
+	})
+}
+
+// nameDelay is how long the kernel is not told of a name that has changed: answers that were made before, and that the kernel would keep, are
+// on their way to it. (For attributes it takes care of that itself.)
+const nameDelay = time.Millisecond
+
+// tell empties p until stop is closed.
+func tell[K comparable](q *kernelQueue, p *pushes[K], stop <-chan struct{}, delay time.Duration, v *Volume, one func(fs.Kernel, K, bool) error) {
 	for {
 		select {
 		case <-stop:
 			return
-		case <-q.wake:
+		case <-p.wake:
 		}
+		time.Sleep(delay)
 		q.mu.Lock()
-		inodes, kernel := q.inodes, q.kernel
-		q.inodes = nil
+		waiting, upTo, kernel := p.waiting, p.put, q.kernel
+		p.waiting = map[K]bool{}
 		q.mu.Unlock()
-		if kernel == nil {
-			continue
-		}
-		for ino, contents := range inodes {
-			tell := kernel.InvalidateAttr
-			if contents {
-				tell = kernel.InvalidateInode
+		for k, more := range waiting {
+			if kernel == nil {
+				break
 			}
-			if err := tell(ino); err != nil {
+			if err := one(kernel, k, more); err != nil {
 				v.log.WithError(err).Debug("the kernel could not be told of a change by another mount")
 			}
 		}
+		q.mu.Lock()
+		p.told = upTo
+		close(p.progress)
+		p.progress = make(chan struct{})
+		q.mu.Unlock()
 	}
+}
+
+// flush returns when the kernel has been told of everything that was noted before the call, or holds nothing of it any more.
+func (q *kernelQueue) flush(ctx context.Context, names bool) error {
+	if err := flush(ctx, q, &q.inodes); err != nil {
+		return err
+	}
+	if names {
+		if err := flush(ctx, q, &q.names); err != nil {
+			return err
+		}
+	}
+	q.mu.Lock()
+	left := fs.SharedTimeout - time.Since(q.lost)
+	q.mu.Unlock()
+	if left <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(left):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func flush[K comparable](ctx context.Context, q *kernelQueue, p *pushes[K]) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for want := p.put; p.told < want; {
+		progress := p.progress
+		q.mu.Unlock()
+		select {
+		case <-progress:
+		case <-ctx.Done():
+		}
+		q.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

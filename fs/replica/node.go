@@ -45,6 +45,7 @@ type node struct {
 	renew   sync.Mutex // one renewal of the session at a time
 
 	kernel  kernelQueue
+	mutes   mutes
 	locks   lockWaits
 	loose   *looseEnds
 	freezes freezes
@@ -124,7 +125,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	if o.old {
 		n.levels.known = 0
 	}
-	n.kernel.wake = make(chan struct{}, 1)
+	n.kernel = newKernelQueue()
 	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
 	n.locks.waiting = map[meta.Ino][]chan struct{}{}
 	var err error
@@ -440,6 +441,7 @@ func (n *node) finish() {
 // restored is told that the state of a group was replaced by a snapshot.
 func (n *node) restored() {
 	n.readLevel()
+	n.kernel.lose()
 	n.locks.wakeAll()
 	poke(n.changed)
 	for _, g := range n.v.all() {

@@ -144,6 +144,9 @@ func (v *Volume) SetAttr(ctx context.Context, ino meta.Ino, change fs.SetAttr) (
 			v.watch.wrote(ino)
 		}
 		v.atimes.overlay(&res.Inode)
+		if isDir(&res.Inode) && c.Set&(command.SetMode|command.SetUID|command.SetGID) != 0 {
+			v.othersTold(ctx, false)
+		}
 	}
 	return res.Inode, err
 }
@@ -239,6 +242,7 @@ func (v *Volume) Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.
 	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name, Dir: true})
 	if err == nil {
 		v.orphaned(&res)
+		v.othersTold(ctx, false) // that it is gone, whoever comes by its name is told
 	}
 	return res.Inode, err
 }
@@ -274,6 +278,9 @@ func (v *Volume) RenameWhiteout(ctx context.Context, oldParent meta.Ino, oldName
 		v.moved(ctx, &res.Replaced)
 	}
 	v.orphaned(&res)
+	if isDir(&res.Inode) || isDir(&res.Replaced) {
+		v.othersTold(ctx, true)
+	}
 	v.watch.renamed(newParent, newName, &res.Inode)
 	if exchange {
 		v.watch.renamed(oldParent, oldName, &res.Replaced)

@@ -26,6 +26,9 @@ func (n *node) answer(ctx context.Context, _ uint64, q []byte) ([]byte, error) {
 	if len(q) > 0 && q[0] == askPrints {
 		return n.answerPrints(ctx, q[1:])
 	}
+	if len(q) == 2 && q[0] == askTold && n.levels.known > 0 {
+		return n.answerTold(ctx, q[1] == 1), nil
+	}
 	if len(q) != 17 || q[0] != askBlock {
 		return nil, errors.New("a question of another version of the program")
 	}

@@ -174,6 +174,7 @@ func (v *Volume) Xattrs(ctx context.Context, ino meta.Ino) (names []string, err 
 func (v *Volume) SetXattr(ctx context.Context, ino meta.Ino, name string, value []byte, flags uint32, clearSGID bool) error {
 	v.settled(ino)
 	_, err := v.change(ctx, &command.SetXattr{Ino: ino, Name: name, Value: value, Flags: flags, ClearSGID: clearSGID})
+	v.aclTold(ctx, ino, name, err)
 	return err
 }
 
@@ -181,5 +182,16 @@ func (v *Volume) SetXattr(ctx context.Context, ino meta.Ino, name string, value 
 func (v *Volume) RemoveXattr(ctx context.Context, ino meta.Ino, name string) error {
 	v.settled(ino)
 	_, err := v.change(ctx, &command.RemoveXattr{Ino: ino, Name: name})
+	v.aclTold(ctx, ino, name, err)
 	return err
+}
+
+// aclTold returns when the other mounts know of a change to the ACLs of a directory.
+func (v *Volume) aclTold(ctx context.Context, ino meta.Ino, name string, err error) {
+	if err != nil || v.node == nil || !posix.IsACL(name) {
+		return
+	}
+	if in, err := v.inode(ino); err != nil || isDir(&in) {
+		v.othersTold(ctx, false)
+	}
 }
