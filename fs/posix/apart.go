@@ -83,26 +83,16 @@ func (a *applier) makeApart(c *command.MakeApart) error {
 
 func (a *applier) linkApart(c *command.LinkApart) error {
 	in, err := a.inode(c.Ino)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case a.tag.Session == 0:
+	}
+	if a.tag.Session == 0 {
 		return syscall.EINVAL
-	case in.Nlink == 0 && in.Flags&meta.FlagLinkable == 0:
-		return syscall.ENOENT
-	case in.Nlink >= maxLinks:
-		return syscall.EMLINK
 	}
-	if in.Nlink == 0 {
-		a.ClearOrphan(in.Ino)
-		a.DeleteFact(numbered(factHold, uint64(in.Ino)))
-		in.Flags &^= meta.FlagLinkable
+	if err := a.linked(in); err != nil {
+		return err
 	}
-	in.Nlink++
-	in.Ctime = a.now
-	a.SetInode(in)
 	a.setNumbers(txFact(factPend, a.tx()), []uint64{uint64(in.Ino)})
-	a.res.Inode = *in
 	return nil
 }
 

@@ -106,9 +106,20 @@ func (a *applier) link(c *command.Link) error {
 	if err := a.vacant(parent, c.Name); err != nil {
 		return err
 	}
-	switch {
-	case isDir(in):
+	if isDir(in) {
 		return syscall.EPERM
+	}
+	if err := a.linked(in); err != nil {
+		return err
+	}
+	a.AddDirent(parent, c.Name, in.Ino, in.Mode)
+	a.changed(parent)
+	return nil
+}
+
+// linked counts one more name of an inode, which is the result of the command.
+func (a *applier) linked(in *meta.Inode) error {
+	switch {
 	case in.Nlink == 0 && in.Flags&meta.FlagLinkable == 0:
 		return syscall.ENOENT
 	case in.Nlink >= maxLinks:
@@ -122,8 +133,6 @@ func (a *applier) link(c *command.Link) error {
 	in.Nlink++
 	in.Ctime = a.now
 	a.SetInode(in)
-	a.AddDirent(parent, c.Name, in.Ino, in.Mode)
-	a.changed(parent)
 	a.res.Inode = *in
 	return nil
 }
