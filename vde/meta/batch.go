@@ -8,18 +8,21 @@ import (
 
 // Batch collects changes that become visible together. It does not read what it wrote. One goroutine at a time.
 type Batch struct {
-	b   *pebble.Batch
-	buf []byte
+	s       *Store
+	b       *pebble.Batch
+	buf     []byte
+	changed []uint16 // slots of keys that are changed again and again, perhaps (versions)
 }
 
 // NewBatch begins a batch; end it with Commit or Close.
-func (s *Store) NewBatch() *Batch { return &Batch{b: s.db.NewBatch()} }
+func (s *Store) NewBatch() *Batch { return &Batch{s: s, b: s.db.NewBatch()} }
 
 // Commit makes the changes visible (not durable: see Store.Flush) and ends the batch.
 func (b *Batch) Commit() error {
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("commit metadata: %w", err)
 	}
+	b.s.committed(b.changed)
 	return b.b.Close()
 }
 
@@ -36,7 +39,14 @@ func (b *Batch) set(key, value []byte) {
 	}
 }
 
+// replace sets a key that readers look for from before or behind it, where its older versions are in their way.
+func (b *Batch) replace(key, value []byte) {
+	b.changed = append(b.changed, b.s.versions.slot(key))
+	b.set(key, value)
+}
+
 func (b *Batch) delete(key []byte) {
+	b.changed = append(b.changed, b.s.versions.slot(key))
 	if err := b.b.Delete(key, nil); err != nil {
 		panic("meta: delete in a closed batch: " + err.Error())
 	}
@@ -66,11 +76,11 @@ func (b *Batch) DeleteDirent(dir Ino, e Dirent) {
 }
 
 // SetExtent stores an extent under its first file block, DeleteExtent removes the one that begins there.
-func (b *Batch) SetExtent(ino Ino, e Extent)            { b.set(extentKey(ino, e.FileBlock), encodeExtent(e)) }
+func (b *Batch) SetExtent(ino Ino, e Extent)            { b.replace(extentKey(ino, e.FileBlock), encodeExtent(e)) }
 func (b *Batch) DeleteExtent(ino Ino, fileBlock uint64) { b.delete(extentKey(ino, fileBlock)) }
 
 // SetXattr stores an extended attribute, DeleteXattr removes it.
-func (b *Batch) SetXattr(ino Ino, name string, value []byte) { b.set(xattrKey(ino, name), value) }
+func (b *Batch) SetXattr(ino Ino, name string, value []byte) { b.replace(xattrKey(ino, name), value) }
 func (b *Batch) DeleteXattr(ino Ino, name string)            { b.delete(xattrKey(ino, name)) }
 
 // SetOrphan notes an inode that waits to be freed, DeleteOrphan forgets it.
@@ -78,7 +88,7 @@ func (b *Batch) SetOrphan(ino Ino)    { b.set(orphanKey(ino), nil) }
 func (b *Batch) DeleteOrphan(ino Ino) { b.delete(orphanKey(ino)) }
 
 // SetRef stores a reference count under its first block, DeleteRef removes the one that begins there.
-func (b *Batch) SetRef(r Ref)          { b.set(refKey(r.Phys), encodeRef(r)) }
+func (b *Batch) SetRef(r Ref)          { b.replace(refKey(r.Phys), encodeRef(r)) }
 func (b *Batch) DeleteRef(phys uint64) { b.delete(refKey(phys)) }
 
 // SetGroup stores the state of a group.

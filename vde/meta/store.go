@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -42,11 +43,12 @@ type Options struct {
 
 // Store is an open key space. All methods may be called concurrently.
 type Store struct {
-	db      *pebble.DB
-	gate    *gate
-	fs      vfs.FS
-	dir     string
-	readers sstable.ReaderOptions // for tables that are read apart from db
+	db       *pebble.DB
+	gate     *gate
+	versions *versions
+	fs       vfs.FS
+	dir      string
+	readers  sstable.ReaderOptions // for tables that are read apart from db
 }
 
 // Open opens the store in dir.
@@ -59,7 +61,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	cache := pebble.NewCache(o.CacheSize)
 	defer cache.Unref()
-	g := newGate(o.Barrier, o.OnError)
+	g, versions := newGate(o.Barrier, o.OnError), newVersions()
 	opts := &pebble.Options{
 		FS:               gateFS{o.FS, g},
 		Cache:            cache,
@@ -84,6 +86,7 @@ func Open(dir string, o Options) (*Store, error) {
 				}
 			},
 			FlushEnd: func(info pebble.FlushInfo) {
+				versions.ended(time.Now(), info.TotalDuration)
 				if o.OnFlush != nil && info.Err == nil {
 					o.OnFlush()
 				}
@@ -99,7 +102,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, damageOfOpen(err)), g.abandon())
 	}
-	return &Store{db: db, gate: g, fs: o.FS, dir: dir, readers: opts.MakeReaderOptions()}, nil
+	return &Store{db: db, gate: g, versions: versions, fs: o.FS, dir: dir, readers: opts.MakeReaderOptions()}, nil
 }
 
 // IsDamage reports whether an error of Open, or of reading, says that the files are not what was written: a part of them is missing, cut off
@@ -146,6 +149,16 @@ func (s *Store) Flush() error {
 		return err
 	}
 	return s.gate.await(s.db.Flush)
+}
+
+// committed counts the changes of a batch, and begins a flush if the table in memory has too many versions of a key. It does not wait.
+func (s *Store) committed(slots []uint16) {
+	if len(slots) == 0 || s.gate.failed() != nil || !s.versions.add(slots, time.Now()) {
+		return
+	}
+	if _, err := s.db.AsyncFlush(); err != nil {
+		s.versions.ended(time.Now(), 0) // it did not begin
+	}
 }
 
 // Metrics are Pebble's.
