@@ -210,7 +210,14 @@ func (e *Engine) WaitRoom(sync func() error) error {
 			return err
 		}
 		// Pebble flushes full tables by itself, which the counter does not see.
-		if n := int64(e.meta.Metrics().MemTable.Size); n < e.limits.unflushed/2 {
+		n, err := e.meta.Unflushed()
+		if err != nil {
+			if e.Err() == nil {
+				return e.fail(err)
+			}
+			return e.Err()
+		}
+		if n < e.limits.unflushed/2 {
 			e.unflushed.Store(max(n, 1))
 			break
 		}

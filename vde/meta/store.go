@@ -161,8 +161,21 @@ func (s *Store) committed(slots []uint16) {
 	}
 }
 
-// Metrics are Pebble's.
-func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
+// Unflushed is the size of the tables in memory, in bytes, what was reserved for changes to come included. Pebble counts with the lock of its
+// MANIFEST, so the call may wait for a flush; in a store that stops meanwhile it returns why.
+func (s *Store) Unflushed() (bytes int64, err error) {
+	if err := s.gate.failed(); err != nil {
+		return 0, err
+	}
+	size := make(chan int64, 1)
+	if err := s.gate.await(func() error {
+		size <- int64(s.db.Metrics().MemTable.Size)
+		return nil
+	}); err != nil {
+		return 0, err
+	}
+	return <-size, nil
+}
 
 // get calls use with a value while it is valid.
 func (s *Store) get(key []byte, use func([]byte) error) error {
