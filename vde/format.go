@@ -75,29 +75,11 @@ func Format(dir string, o FormatOptions) (Info, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return Info{}, fmt.Errorf("look into %s: %w", dir, err)
 	}
-	if o.Size == 0 && o.BlockDevice == "" {
-		return Info{}, fmt.Errorf("%s: %w: a size is needed", dir, ErrTooSmall)
-	}
-	if o.BlockDevice != "" {
-		size, err := deviceSize(o.BlockDevice)
-		if err != nil {
-			return Info{}, err
-		}
-		if o.Size == 0 {
-			o.Size = size
-		}
-		if o.Size > size {
-			return Info{}, fmt.Errorf("size %d is larger than the %d bytes of %s", o.Size, size, o.BlockDevice)
-		}
-	}
-	if o.Size < MinSize {
-		return Info{}, fmt.Errorf("size %d: %w: the least is %d bytes", o.Size, ErrTooSmall, MinSize)
-	}
-	o.Size -= o.Size % layout.BlockSize
-	sb, err := layout.Geometry(o.Size / layout.BlockSize)
+	sb, err := geometry(o)
 	if err != nil {
-		return Info{}, fmt.Errorf("size %d: %w: %w", o.Size, ErrTooSmall, err)
+		return Info{}, fmt.Errorf("%s: %w", dir, err)
 	}
+	o.Size = sb.Blocks * layout.BlockSize
 	if _, err := rand.Read(sb.UUID[:]); err != nil {
 		return Info{}, fmt.Errorf("make a uuid: %w", err)
 	}
@@ -118,6 +100,42 @@ func Format(dir string, o FormatOptions) (Info, error) {
 		Size: o.Size, BlockDevice: o.BlockDevice, Created: o.Now.UTC().Truncate(time.Second),
 	}
 	return info, writeInfo(f, dir, info)
+}
+
+// Room tells how many bytes of data blocks a store that Format makes has. The errors are Format's: ErrTooSmall, or those of the block device.
+func Room(o FormatOptions) (uint64, error) {
+	sb, err := geometry(o)
+	if err != nil {
+		return 0, err
+	}
+	return (sb.DataEnd() - sb.DataStart) * layout.BlockSize, nil
+}
+
+// geometry places the regions of the image that Format makes.
+func geometry(o FormatOptions) (layout.Superblock, error) {
+	if o.Size == 0 && o.BlockDevice == "" {
+		return layout.Superblock{}, fmt.Errorf("%w: a size is needed", ErrTooSmall)
+	}
+	if o.BlockDevice != "" {
+		size, err := deviceSize(o.BlockDevice)
+		if err != nil {
+			return layout.Superblock{}, err
+		}
+		if o.Size == 0 {
+			o.Size = size
+		}
+		if o.Size > size {
+			return layout.Superblock{}, fmt.Errorf("size %d is larger than the %d bytes of %s", o.Size, size, o.BlockDevice)
+		}
+	}
+	if o.Size < MinSize {
+		return layout.Superblock{}, fmt.Errorf("size %d: %w: the least is %d bytes", o.Size, ErrTooSmall, MinSize)
+	}
+	sb, err := layout.Geometry(o.Size / layout.BlockSize)
+	if err != nil {
+		return layout.Superblock{}, fmt.Errorf("size %d: %w: %w", o.Size, ErrTooSmall, err)
+	}
+	return sb, nil
 }
 
 // deviceSize tells the size of a block device in bytes.

@@ -62,11 +62,11 @@ TOKEN may be "-": it is read from standard input then, so that it does not show 
 					options.Size = 0 // all of it
 				}
 			}
-			made, err := prepareJoin(dir, options)
+			made, room, err := prepareJoin(dir, options)
 			if err != nil {
 				return err
 			}
-			id, err := cluster.Join(cmd.Context(), token, cluster.JoinOptions{Name: flags.name, Listen: flags.listen, Advertise: flags.advertise})
+			id, err := cluster.Join(cmd.Context(), token, cluster.JoinOptions{Name: flags.name, Listen: flags.listen, Advertise: flags.advertise, Room: room})
 			if err != nil {
 				if made {
 					os.Remove(dir) // nothing is in it
@@ -79,7 +79,9 @@ TOKEN may be "-": it is read from standard input then, so that it does not show 
 					id.NodeID, err, dir, id.NodeID)
 			}
 			if a.json {
-				return printJSON(cmd.OutOrStdout(), joinReport{Store: dir, UUID: info.UUID, Size: info.Size, Node: id.Config().Self(), Peers: id.Peers})
+				node := id.Config().Self()
+				node.Joined = id.Joined
+				return printJSON(cmd.OutOrStdout(), joinReport{Store: dir, UUID: info.UUID, Size: info.Size, Node: node, Peers: id.Peers})
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "made the store %s: %s, node %d (%s) of a cluster of %d\nmount it with: vde mount %s MOUNTPOINT\n",
 				dir, bytesText(info.Size), id.NodeID, id.Name, len(id.Peers)+1, dir)
@@ -116,25 +118,28 @@ func readToken(text string, in io.Reader) (cluster.Token, error) {
 }
 
 // prepareJoin finds out what can be found out before the cluster is asked, which cannot be taken back: whether the store can be
-// made. It makes its directory, and tells whether it did.
-func prepareJoin(dir string, o vde.FormatOptions) (made bool, err error) {
+// made, and how many bytes of data blocks it will have. It makes its directory, and tells whether it did.
+func prepareJoin(dir string, o vde.FormatOptions) (made bool, room uint64, err error) {
 	switch {
 	case o.Size > math.MaxInt64:
-		return false, failf(exitNoSpace, "--size %d: the largest store is 7E", o.Size)
+		return false, 0, failf(exitNoSpace, "--size %d: the largest store is 7E", o.Size)
 	case o.BlockDevice == "" && o.Size < vde.MinSize:
-		return false, failf(exitNoSpace, "--size %d: the least is %d bytes", o.Size, vde.MinSize)
+		return false, 0, failf(exitNoSpace, "--size %d: the least is %d bytes", o.Size, vde.MinSize)
 	}
 	if o.BlockDevice != "" {
 		if err := unix.Access(o.BlockDevice, unix.R_OK|unix.W_OK); err != nil {
-			return false, fmt.Errorf("block device %s: %w", o.BlockDevice, err)
+			return false, 0, fmt.Errorf("block device %s: %w", o.BlockDevice, err)
 		}
 		if info, err := os.Stat(o.BlockDevice); err != nil || info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
-			return false, usagef("--block-device %s is no block device", o.BlockDevice)
+			return false, 0, usagef("--block-device %s is no block device", o.BlockDevice)
 		}
+	}
+	if room, err = vde.Room(o); err != nil {
+		return false, 0, explainFormat(dir, err)
 	}
 	names, err := os.ReadDir(dir)
 	if err == nil && len(names) > 0 {
-		return false, explainNotEmpty(dir, names[0].Name())
+		return false, 0, explainNotEmpty(dir, names[0].Name())
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		made, err = true, os.MkdirAll(dir, 0o700)
@@ -143,9 +148,9 @@ func prepareJoin(dir string, o vde.FormatOptions) (made bool, err error) {
 		err = unix.Access(dir, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return made, explainFormat(dir, fmt.Errorf("%s: %w", dir, err))
+		return made, 0, explainFormat(dir, fmt.Errorf("%s: %w", dir, err))
 	}
-	return made, nil
+	return made, room, nil
 }
 
 // explainNotEmpty says what is in a directory that a store cannot be made in.

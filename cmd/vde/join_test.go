@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -85,7 +86,7 @@ func TestInterruptedJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	options := vde.FormatOptions{Size: 1 << 20}
-	if _, err := prepareJoin(store, options); codeOf(err) != exitStoreExists || !strings.Contains(err.Error(), "interrupted") {
+	if _, _, err := prepareJoin(store, options); codeOf(err) != exitStoreExists || !strings.Contains(err.Error(), "interrupted") {
 		t.Fatal(err)
 	}
 	if _, err := vde.Format(store, options); codeOf(err) != exitStoreExists {
@@ -96,7 +97,7 @@ func TestInterruptedJoin(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(half, "disk.vde"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := prepareJoin(half, options); codeOf(err) != exitStoreExists || !strings.Contains(err.Error(), "disk.vde") {
+	if _, _, err := prepareJoin(half, options); codeOf(err) != exitStoreExists || !strings.Contains(err.Error(), "disk.vde") {
 		t.Fatal(err)
 	}
 
@@ -116,10 +117,10 @@ func TestInterruptedJoin(t *testing.T) {
 func TestPrepareJoin(t *testing.T) {
 	options := vde.FormatOptions{Size: 1 << 20}
 	fresh := filepath.Join(t.TempDir(), "a", "b")
-	if made, err := prepareJoin(fresh, options); !made || err != nil {
-		t.Fatal(made, err)
+	if made, room, err := prepareJoin(fresh, options); !made || room == 0 || room >= 1<<20 || err != nil {
+		t.Fatal(made, room, err)
 	}
-	if made, err := prepareJoin(fresh, options); made || err != nil {
+	if made, _, err := prepareJoin(fresh, options); made || err != nil {
 		t.Fatal(made, err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
@@ -138,7 +139,7 @@ func TestPrepareJoin(t *testing.T) {
 		"no block device": {fresh, vde.FormatOptions{BlockDevice: file}, exitUsage},
 		"a file":          {file, options, exitFailure},
 	} {
-		if _, err := prepareJoin(c.dir, c.options); err == nil || codeOf(err) != c.want {
+		if _, _, err := prepareJoin(c.dir, c.options); err == nil || codeOf(err) != c.want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -151,6 +152,8 @@ func (joinState) Join(_ context.Context, _ [16]byte, _ [32]byte, _ time.Time, n 
 	n.ID = 2
 	return n, nil
 }
+
+func (joinState) Need(context.Context) (uint64, error) { return 2 << 20, nil }
 
 func (joinState) Nodes(context.Context) ([]cluster.Node, error) { return nil, nil }
 
@@ -179,7 +182,8 @@ func TestJoinVerb(t *testing.T) {
 		root.SetOut(&out)
 		root.SetErr(io.Discard)
 		root.SetIn(strings.NewReader(in))
-		return out.String(), codeOf(root.ExecuteContext(t.Context()))
+		code := codeOf(root.ExecuteContext(t.Context()))
+		return out.String(), code
 	}
 	for _, c := range []struct {
 		args []string
@@ -204,8 +208,16 @@ func TestJoinVerb(t *testing.T) {
 	stop := admit(t, id)
 	defer stop()
 	addr := freeAddr(t)
-	if _, code := run(token.String()+"\n", "-", store, "--listen", addr, "--size", "1M", "--name", "two"); code != exitOK {
+	if _, code := run("", token.String(), store, "--listen", addr, "--size", "2M"); code != exitNoSpace {
+		t.Errorf("a store that is too small for what is in the cluster: %d", code)
+	}
+	out, code := run(token.String()+"\n", "-", store, "--listen", addr, "--size", "4M", "--name", "two", "--json")
+	if code != exitOK {
 		t.Fatal(code)
+	}
+	var report joinReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil || report.Node.ID != 2 || time.Since(report.Node.Joined).Abs() > time.Hour {
+		t.Errorf("%s: %v", out, err)
 	}
 	info, err := vde.ReadInfo(nil, store)
 	if err != nil || info.NodeID != 2 {

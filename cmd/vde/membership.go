@@ -105,16 +105,27 @@ func clusterHandler[Q, A any](d *daemon, timeout time.Duration, do func(context.
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
 		defer context.AfterFunc(d.running, cancel)() // nor does closing it wait for a cluster that does not answer
+		began := time.Now()
 		answer, err := do(ctx, state, request)
 		if err != nil {
+			// What is done in several steps may have given up before its time was over.
 			if errors.Is(err, context.DeadlineExceeded) {
-				err = failf(exitQuorum, "the cluster did not answer within %v: does a majority of its nodes run? `vde cluster status` tells (%w)", timeout, err)
+				err = failf(exitQuorum, "the cluster did not answer within %v: does a majority of its nodes run? `vde cluster status` tells (%w)", waited(began), err)
 			}
 			writeFailure(w, http.StatusConflict, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, answer)
 	}
+}
+
+// waited tells for how long, as people say it.
+func waited(began time.Time) time.Duration {
+	d := time.Since(began)
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
 }
 
 // nothing is the request of a GET.

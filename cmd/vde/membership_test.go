@@ -210,6 +210,16 @@ func TestNoMajority(t *testing.T) {
 	}
 }
 
+// Who gave up early does not say that he waited for the whole time.
+func TestNoAnswerTellsTheTime(t *testing.T) {
+	_, mux := clusterDaemon(t, &threeNodes{err: fmt.Errorf("nobody answers: %w", context.DeadlineExceeded)})
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, httptest.NewRequest("POST", "/cluster/invite", strings.NewReader(`{"expires_seconds":60}`)))
+	if body := w.Body.String(); !strings.Contains(body, "did not answer within") || strings.Contains(body, askTimeout.String()) {
+		t.Error(body)
+	}
+}
+
 // A store that is no member says so, and a daemon that ends does not wait for its cluster.
 func TestClusterEndpointsEnd(t *testing.T) {
 	_, mux := clusterDaemon(t, nil)

@@ -66,6 +66,7 @@ var clusterErrors = []codeOfError{
 	{cluster.ErrAddrTaken, exitTaken},
 	{cluster.ErrGroupExists, exitTaken},
 	{cluster.ErrClock, exitClock},
+	{cluster.ErrNoRoom, exitNoSpace},
 	{cluster.ErrUnreachable, exitAddress},
 	{cluster.ErrCannotListen, exitAddress},
 	{unix.EADDRINUSE, exitAddress},

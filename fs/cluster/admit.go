@@ -132,6 +132,9 @@ func (s *JoinServer) admit(ctx context.Context, q request) (answer, error) {
 	if err := errors.Join(CheckName(q.Name), CheckAddr(q.Addr)); err != nil {
 		return answer{}, err
 	}
+	if err := s.hasRoom(ctx, q.Room); err != nil {
+		return answer{}, s.explain(err, q)
+	}
 	if err := probe(ctx, q.Addr, q.Nonce); err != nil {
 		return answer{}, fmt.Errorf("%w: node %q does not find the new node at %s: %w; is it the right address, and not closed by a firewall?",
 			ErrUnreachable, s.Identity.Name, q.Addr, err)
@@ -154,6 +157,19 @@ func (s *JoinServer) checkSecret(q request) (invite [16]byte, secret [32]byte, e
 		err = ErrWrongSecret
 	}
 	return invite, secret, err
+}
+
+// hasRoom refuses a node whose store would not hold what the cluster has.
+func (s *JoinServer) hasRoom(ctx context.Context, room uint64) error {
+	if room == 0 {
+		return nil
+	}
+	need, err := s.State.Need(ctx)
+	if err == nil && room < need {
+		err = fmt.Errorf("%w: a node has room for everything, so this one needs at least %d MiB of data blocks, and a store of this size has %d MiB: join with a larger --size",
+			ErrNoRoom, (need+1<<20-1)>>20, room>>20)
+	}
+	return err
 }
 
 // join has the State admit the node, under a name that is made unique if the node does not insist on one.

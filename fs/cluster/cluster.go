@@ -26,6 +26,7 @@ var (
 	ErrWrongSecret   = errors.New("the secret of the invitation is wrong")
 	ErrNameTaken     = errors.New("another node has this name")
 	ErrAddrTaken     = errors.New("another node has this address")
+	ErrNoRoom        = errors.New("the new store is too small for what is in the cluster")
 )
 
 // Errors of changing the membership and the groups.
@@ -102,6 +103,8 @@ type State interface {
 	// an error nothing has changed, the invitation still counts: ErrInviteUsed, ErrInviteUnknown, ErrInviteExpired,
 	// ErrWrongSecret, ErrNameTaken, ErrAddrTaken.
 	Join(ctx context.Context, invite [16]byte, secret [32]byte, now time.Time, n Node) (Node, error)
+	// Need tells how many bytes of data blocks the store of a node must have at least: what is in use, and what is kept free.
+	Need(ctx context.Context) (uint64, error)
 	// Remove takes a node out of all groups and the membership. ErrUnknownNode; ErrQuorum (unless force) when the
 	// others that answer are no majority.
 	Remove(ctx context.Context, id uint64, force bool) error

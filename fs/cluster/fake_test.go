@@ -16,6 +16,7 @@ type fakeState struct {
 	invites map[[16]byte]Invite
 	used    map[[16]byte]bool
 	stuck   bool // no majority: nothing is answered
+	need    uint64
 }
 
 var _ State = (*fakeState)(nil)
@@ -127,6 +128,7 @@ func (s *fakeState) Remove(ctx context.Context, id uint64, _ bool) error {
 	return nil
 }
 
+func (s *fakeState) Need(ctx context.Context) (uint64, error)         { return s.need, s.wait(ctx) }
 func (s *fakeState) Groups(context.Context) ([]Group, error)          { return nil, nil }
 func (s *fakeState) AddGroup(context.Context, string) error           { return nil }
 func (s *fakeState) RemoveGroup(context.Context, string) error        { return nil }

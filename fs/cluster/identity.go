@@ -42,9 +42,10 @@ type Identity struct {
 	NodeID    uint64
 	Name      string
 	Listen    string
-	Advertise string // as asked for; empty: Listen
-	Founder   bool   // see Config
-	Peers     []Node // see Config
+	Advertise string    // as asked for; empty: Listen
+	Founder   bool      // see Config
+	Peers     []Node    // see Config
+	Joined    time.Time // when it was admitted, as Join was told; not saved: zero after Load
 
 	CA    *x509.Certificate // of the cluster
 	CAKey *ecdsa.PrivateKey

@@ -19,13 +19,14 @@ type JoinOptions struct {
 	Name      string // empty: DefaultName, made unique
 	Listen    string
 	Advertise string           // empty: Listen
+	Room      uint64           // bytes of data blocks that the store of the node will have; 0: not told, so not checked either
 	Now       func() time.Time // nil: time.Now
 }
 
 // Join asks the node that a token names to admit this machine, and returns who it is from then on. The caller saves that; until
 // it has, what Join did can only be undone by removing the node. The errors: ErrInviteExpired and the others of State.Join,
 // ErrClock, ErrCannotListen (this machine cannot listen on its address), ErrUnreachable (this machine does not reach the
-// cluster, or the cluster does not reach this machine), ErrOtherCluster, ErrBadName, ErrBadAddr, ErrBusy, ErrQuorum.
+// cluster, or the cluster does not reach this machine), ErrOtherCluster, ErrBadName, ErrBadAddr, ErrBusy, ErrQuorum, ErrNoRoom.
 func Join(ctx context.Context, token Token, o JoinOptions) (*Identity, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -63,6 +64,7 @@ func Join(ctx context.Context, token Token, o JoinOptions) (*Identity, error) {
 	}
 	a, err := converse(ctx, token, o.Now, request{
 		Invite: token.Invite[:], Secret: token.Secret[:], Expires: token.Expires.Unix(), CSR: csr, Name: i.Name, Unique: unique, Addr: i.address(), Nonce: nonce,
+		Room: o.Room,
 	})
 	if err != nil {
 		return nil, err
@@ -140,7 +142,7 @@ func (i *Identity) accept(a answer, token Token) error {
 	if len(a.ClusterID) != len(i.ClusterID) {
 		return fmt.Errorf("%w: the cluster's id has %d bytes", ErrRequest, len(a.ClusterID))
 	}
-	i.ClusterID, i.NodeID, i.Name, i.Peers = [16]byte(a.ClusterID), a.Node.ID, a.Node.Name, a.Peers
+	i.ClusterID, i.NodeID, i.Name, i.Peers, i.Joined = [16]byte(a.ClusterID), a.Node.ID, a.Node.Name, a.Peers, a.Node.Joined
 	var err error
 	if i.CA, err = x509.ParseCertificate(a.CA); err != nil {
 		return fmt.Errorf("%w: the authority's certificate: %w", ErrRequest, err)

@@ -209,6 +209,16 @@ func TestJoinIsRefused(t *testing.T) {
 	if strings.Contains(one.log.String(), string(used.Secret[:])) {
 		t.Error("the log has a secret")
 	}
+	// A store that does not hold what is there is refused with both numbers; one that is large enough, and one whose size is not told, is not.
+	small := good()
+	one.state.need = 300 << 20
+	_, err = Join(t.Context(), small, JoinOptions{Name: "three", Listen: freeAddr(t), Room: 200 << 20})
+	if !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "300 MiB") || !strings.Contains(err.Error(), "200 MiB") {
+		t.Errorf("a store that is too small: %v", err)
+	}
+	if id, err := Join(t.Context(), small, JoinOptions{Name: "large", Listen: freeAddr(t), Room: 300 << 20}); err != nil || time.Since(id.Joined).Abs() > time.Hour {
+		t.Errorf("a store that is large enough: %+v, %v", id, err)
+	}
 	// An invitation whose use failed still counts.
 	again := good()
 	if _, err := Join(t.Context(), again, JoinOptions{Name: "one", Listen: freeAddr(t)}); !errors.Is(err, ErrNameTaken) {

@@ -35,6 +35,7 @@ type request struct {
 	Addr    string    `json:"addr"`
 	Nonce   []byte    `json:"nonce"` // what answers at addr knows it
 	Time    time.Time `json:"time"`
+	Room    uint64    `json:"room,omitempty"` // bytes of data blocks of its store; 0: not told
 }
 
 // answer is what it gets: an error, or all the rest.
@@ -64,7 +65,7 @@ var (
 var errorCodes = map[string]error{
 	"invite-unknown": ErrInviteUnknown, "invite-used": ErrInviteUsed, "invite-expired": ErrInviteExpired, "wrong-secret": ErrWrongSecret,
 	"name-taken": ErrNameTaken, "addr-taken": ErrAddrTaken, "bad-name": ErrBadName, "bad-addr": ErrBadAddr,
-	"clock": ErrClock, "unreachable": ErrUnreachable, "busy": ErrBusy, "request": ErrRequest, "quorum": ErrQuorum,
+	"clock": ErrClock, "unreachable": ErrUnreachable, "busy": ErrBusy, "no-room": ErrNoRoom, "request": ErrRequest, "quorum": ErrQuorum,
 }
 
 // refusal makes the answer of an error.

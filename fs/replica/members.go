@@ -106,6 +106,22 @@ func (s state) Join(ctx context.Context, invite [16]byte, secret [32]byte, now t
 	return cluster.Node{}, fmt.Errorf("node %d was admitted and is gone again: %w", res.Bytes, cluster.ErrUnknownNode)
 }
 
+// Need implements cluster.State.
+func (s state) Need(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.n.timeout)
+	defer cancel()
+	if err := s.n.v.first().ReadBarrier(ctx); err != nil {
+		return 0, err
+	}
+	total, free := s.n.v.eng.Usage()
+	return need(total-free) * blockSize, nil
+}
+
+// need is how many data blocks a node has to have for used ones, so that room does not refuse everything.
+func need(used uint64) uint64 {
+	return used + min(maxMargin, (used+14)/15) // a sixteenth of the whole
+}
+
 // answers tells which nodes have been heard of lately.
 func (n *node) answers() map[uint64]bool {
 	alive := map[uint64]bool{n.cfg.NodeID: true}
