@@ -138,6 +138,9 @@ func (d *daemon) clusterReport(ctx context.Context, state cluster.State, _ nothi
 	ask, cancel := context.WithTimeout(ctx, askTimeout/2)
 	defer cancel()
 	nodes, err := state.Nodes(ask)
+	if errors.Is(err, cluster.ErrRemoved) {
+		return report, err
+	}
 	if report.Nodes, report.Majority = nodes, err == nil; err != nil {
 		report.Error = oneLine(err.Error())
 		report.Nodes = append([]cluster.Node{id.Config().Self()}, id.Peers...)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"sync/atomic"
@@ -67,6 +68,7 @@ var clusterErrors = []codeOfError{
 	{cluster.ErrGroupExists, exitTaken},
 	{cluster.ErrClock, exitClock},
 	{cluster.ErrNoRoom, exitNoSpace},
+	{cluster.ErrRemoved, exitNoCluster},
 	{cluster.ErrUnreachable, exitAddress},
 	{cluster.ErrCannotListen, exitAddress},
 	{unix.EADDRINUSE, exitAddress},
@@ -190,7 +192,7 @@ func (d *daemon) announce(ctx context.Context) error {
 	case errors.Is(err, cluster.ErrAddrTaken):
 		return failf(exitTaken, "this node cannot be at %s: %w; choose another with --listen or --advertise", self.Addr, err)
 	case errors.Is(err, cluster.ErrUnknownNode):
-		return failf(exitNoCluster, "this node was removed from its cluster: what its store %s has is kept, but it is no part of the cluster any more", d.cfg.Store)
+		return fmt.Errorf("%w: what its store %s has is kept, but no part of the cluster any more", cluster.ErrRemoved, d.cfg.Store)
 	}
 	d.log.WithError(err).Warn("the cluster does not answer: this node's name and address are told later")
 	d.background.Go(func() {

@@ -29,6 +29,9 @@ var (
 	ErrNoRoom        = errors.New("the new store is too small for what is in the cluster")
 )
 
+// ErrRemoved: this node was a member once, and is none any more. That is for good: no id is given twice.
+var ErrRemoved = errors.New("this node was removed from its cluster")
+
 // Errors of changing the membership and the groups.
 var (
 	ErrUnknownNode  = errors.New("no such node")

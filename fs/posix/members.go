@@ -86,6 +86,13 @@ func (a *applier) vacantMember(id uint64, name, addr string) (known bool, err er
 	return known, nil
 }
 
+// NodeGiven tells whether some node was admitted under an id, be it a member still or not.
+func NodeGiven(r FactReader, id uint64) (bool, error) {
+	b, err := r.Get(factNextNode)
+	next := decodeNumbers(b)
+	return err == nil && len(next) == 1 && 0 < id && id < next[0], err
+}
+
 func (a *applier) nextNode() (uint64, error) {
 	next, err := a.numbers(factNextNode, 1)
 	if err != nil || len(next) == 0 {

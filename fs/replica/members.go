@@ -38,6 +38,9 @@ func fromMember(m posix.Member) cluster.Node {
 
 // Nodes implements cluster.State.
 func (s state) Nodes(ctx context.Context) ([]cluster.Node, error) {
+	if err := s.n.removed(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.n.timeout)
 	defer cancel()
 	if err := s.n.v.first().ReadBarrier(ctx); err != nil {
@@ -246,6 +249,7 @@ func (n *node) keepMembers(stop <-chan struct{}) {
 	tick := time.NewTicker(memberEvery)
 	defer tick.Stop()
 	poke(n.changed)
+	led := time.Now() // when group default was last seen to have a leader
 	for {
 		select {
 		case <-stop:
@@ -264,6 +268,13 @@ func (n *node) keepMembers(stop <-chan struct{}) {
 		if len(members) == 0 || n.session.Load() == nil {
 			continue // nobody has been recorded yet, or this node has not begun
 		}
+		if n.removed() != nil {
+			continue
+		}
+		if n.v.first().Status().Leader != 0 {
+			led = time.Now()
+		}
+		n.watchMembership(members, time.Since(led))
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 		if err := n.openGroups(ctx); err != nil {
 			n.v.log.WithError(err).Warn("opening the groups: tried again soon")

@@ -63,6 +63,9 @@ type node struct {
 
 	changed chan struct{} // a token: the membership may have changed
 
+	gone   atomic.Pointer[error] // set once: this node was removed while it ran
+	asking atomic.Bool           // the others are being asked whether it was
+
 	seenMu sync.Mutex
 	seen   map[uint64]seen // by session; guarded by seenMu
 }
@@ -147,6 +150,13 @@ func (n *node) start(ctx context.Context) error {
 	v.workers.Go(func() { n.keepMembers(v.stop) })
 	v.workers.Go(func() { n.kernel.run(v.stop, v) })
 	g := v.first()
+	ctx, removed := context.WithCancelCause(ctx)
+	defer removed(nil)
+	asking, enough := context.WithCancel(ctx)
+	var asks sync.WaitGroup
+	asks.Go(func() { n.keepAsking(asking, func(by uint64) { removed(n.errRemoved(by)) }) })
+	answered := func() { enough(); asks.Wait() }
+	defer answered()
 	for said := time.Now(); ; {
 		var err error
 		if st := g.Status(); st.Leader != 0 && slices.Contains(slices.Concat(st.Voters, st.Learners), n.cfg.NodeID) {
@@ -156,6 +166,9 @@ func (n *node) start(ctx context.Context) error {
 			if err == nil {
 				break
 			}
+		}
+		if err := context.Cause(ctx); errors.Is(err, cluster.ErrRemoved) {
+			return err
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: node %d, %s, does not hear of enough of the others: do they run, can they be reached at their addresses, and is it still one of them?",
@@ -174,6 +187,7 @@ func (n *node) start(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	answered()
 	n.readLevel()
 	if err := n.beginSession(ctx); err != nil {
 		return err
@@ -233,8 +247,8 @@ func (n *node) renewSession(ctx context.Context, old *session) error {
 // close ends the session, if the cluster answers soon.
 func (n *node) close() {
 	s := n.session.Load()
-	if s == nil || n.dead.Load() {
-		return
+	if s == nil || n.dead.Load() || n.removed() != nil {
+		return // it was ended with the node
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
@@ -461,6 +475,9 @@ func (v *Volume) barrier(ctx context.Context, ino meta.Ino) error {
 	if v.node == nil {
 		return nil
 	}
+	if err := v.node.removed(); err != nil {
+		return err
+	}
 	g, err := v.group(ino)
 	if err != nil || !g.Replicated() {
 		return err
@@ -493,6 +510,9 @@ func (v *Volume) factReader(slot uint16) func(name string) ([]byte, error) {
 // proposeShared is proposing where others share the group: the command is proposed until it has been answered or the time
 // is over, and done once. It tells under which tag.
 func (n *node) proposeShared(ctx context.Context, g *group, c command.Command, open *opens) (posix.Result, command.Tag, error) {
+	if err := n.removed(); err != nil {
+		return posix.Result{}, command.Tag{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	for {

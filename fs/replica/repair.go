@@ -16,10 +16,14 @@ const blockSize = 4096
 const (
 	askBlock  = 'b' // inode8 fileblock8: the contents of a block
 	askPrints = 'f' // {inode8 fileblock8}: the fingerprints of parts of files, see compare.go
+	askMember = 'm' // without more: whether the asker is a member, see removed.go
 )
 
 // answer answers what other nodes ask.
-func (n *node) answer(ctx context.Context, _ uint64, q []byte) ([]byte, error) {
+func (n *node) answer(ctx context.Context, from uint64, q []byte) ([]byte, error) {
+	if len(q) == 1 && q[0] == askMember {
+		return n.answerMember(from)
+	}
 	if len(q) == 1 && q[0] == askLevel && n.levels.known > 0 {
 		return binary.LittleEndian.AppendUint64(nil, n.levels.known), nil
 	}

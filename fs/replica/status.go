@@ -42,6 +42,9 @@ func (v *Volume) Status() Status {
 		s.Error = err.Error()
 	}
 	if v.node != nil {
+		if err := v.node.removed(); err != nil && s.Error == "" {
+			s.Error = (*v.node.gone.Load()).Error()
+		}
 		s.Repaired = v.node.repaired.Load()
 	}
 	for _, g := range v.all() {
