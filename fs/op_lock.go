@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -21,7 +22,11 @@ type SharedLocker interface {
 	TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.Ino, class advisory.Class, want advisory.Lock, wait bool) error
 	// TestLock returns a lock of another mount that is in the way.
 	TestLock(ctx context.Context, ino meta.Ino, class advisory.Class, want advisory.Lock) (held advisory.Lock, found bool, err error)
-	// Unlock gives a range back, UnlockOwner all POSIX locks of an owner, UnlockHandle all taken through a handle.
+	// ForgetLock says that a TakeLock failed which may have been done all the same, and that its owner had nothing in the range before: what it
+	// may have taken is given back as Unlock does. It returns at once.
+	ForgetLock(ino meta.Ino, class advisory.Class, what advisory.Lock)
+	// Unlock gives a range back, UnlockOwner all POSIX locks of an owner, UnlockHandle all taken through a handle. An error says
+	// that this could not be done yet: it is done later, and before the next TakeLock of the file.
 	Unlock(ctx context.Context, ino meta.Ino, class advisory.Class, what advisory.Lock) error
 	UnlockOwner(ctx context.Context, ino meta.Ino, owner uint64) error
 	UnlockHandle(ctx context.Context, ino meta.Ino, handle uint64) error
@@ -104,6 +109,9 @@ func (f *filesystem) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) f
 			before = nil // flock(2): one that changes its kind is given back first
 		}
 		f.locks.undo(in.NodeId, class, want, before)
+		if len(before) == 0 && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR) {
+			f.shared.ForgetLock(ino, class, want)
+		}
 		return f.status(opSetlk, ino, err)
 	}
 	return fuse.OK
@@ -124,6 +132,6 @@ func (f *filesystem) unlockHandle(node, handle uint64) {
 
 func (f *filesystem) unlocked(node uint64, err error) {
 	if err != nil {
-		f.log.WithError(err).WithField("ino", uint64(f.ino(node))).Warn("locks of a closed file are held until this mount's session ends")
+		f.log.WithError(err).WithField("ino", uint64(f.ino(node))).Warn("locks of a closed file are still held: they are given back when the cluster answers")
 	}
 }

@@ -17,10 +17,14 @@ import (
 
 var _ fs.SharedLocker = (*Volume)(nil)
 
-// lockWaits are the requests of this mount that wait for a lock of another one.
+// lockWaits are the requests of this mount that wait for a lock of another one, and the locks that it could not give back yet.
 type lockWaits struct {
 	mu      sync.Mutex
 	waiting map[meta.Ino][]chan struct{} // closed to have them look again; guarded by mu
+
+	owed   map[meta.Ino][]*command.Lock // what gives them back, in order; guarded by mu
+	paying sync.Mutex                   // one goes through owed at a time; before mu
+	owing  chan struct{}                // a token: there is something in owed
 }
 
 func (w *lockWaits) add(ino meta.Ino) chan struct{} {
@@ -65,6 +69,92 @@ func (w *lockWaits) wakeAll() {
 	clear(w.waiting)
 }
 
+// owe notes a lock that has to be given back when the cluster answers again. A program that has closed its file, or was told that it did
+// not get the lock, does not come back for it.
+func (w *lockWaits) owe(c *command.Lock) {
+	w.mu.Lock()
+	w.owed[c.Ino] = append(w.owed[c.Ino], c)
+	w.mu.Unlock()
+	poke(w.owing)
+}
+
+// owes returns the inodes of which locks have to be given back, and first of those of ino.
+func (w *lockWaits) owes() (inos []meta.Ino) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ino := range w.owed {
+		inos = append(inos, ino)
+	}
+	return inos
+}
+
+func (w *lockWaits) firstOwed(ino meta.Ino) *command.Lock {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if list := w.owed[ino]; len(list) > 0 {
+		return list[0]
+	}
+	return nil
+}
+
+func (w *lockWaits) paid(ino meta.Ino) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if list := w.owed[ino]; len(list) > 1 {
+		w.owed[ino] = list[1:]
+	} else {
+		delete(w.owed, ino)
+	}
+}
+
+// payLocks gives back what this mount owes of a file's locks. Nothing may be taken before: its owner may have the number of an earlier one.
+func (n *node) payLocks(ctx context.Context, ino meta.Ino) error {
+	if n.locks.firstOwed(ino) == nil {
+		return nil
+	}
+	n.locks.paying.Lock()
+	defer n.locks.paying.Unlock()
+	for {
+		c := n.locks.firstOwed(ino)
+		if c == nil {
+			return nil
+		}
+		// Those of a session that has ended went with it, those of a file that is gone too.
+		if c.Session == n.session.Load().id {
+			if _, err := n.v.propose(ctx, c); err != nil && !errors.Is(err, syscall.ESTALE) {
+				return err
+			}
+		}
+		n.locks.paid(ino)
+	}
+}
+
+// payLocksLater gives back what is owed as soon as the cluster answers.
+func (n *node) payLocksLater(stop <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var ending sync.WaitGroup
+	ending.Go(func() { <-stop; cancel() }) // the end does not wait for a cluster that does not answer
+	defer ending.Wait()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-n.locks.owing:
+		}
+		for _, ino := range n.locks.owes() {
+			if err := n.payLocks(ctx, ino); err != nil && n.removed() == nil {
+				n.v.log.WithError(err).WithField("ino", uint64(ino)).Warn("locks cannot be given back yet: tried again soon")
+				poke(n.locks.owing)
+			}
+		}
+		select {
+		case <-stop:
+			return
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
 // lockRetry is how often a waiting request looks again although nobody told it to.
 const lockRetry = 2 * time.Second
 
@@ -80,6 +170,9 @@ func (n *node) lockCommand(ino meta.Ino, act command.LockAct, class advisory.Cla
 func (v *Volume) TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.Ino, class advisory.Class, want advisory.Lock, wait bool) error {
 	if v.node == nil {
 		return nil
+	}
+	if err := v.node.payLocks(ctx, ino); err != nil {
+		return err
 	}
 	for {
 		again := v.node.locks.add(ino)
@@ -147,9 +240,20 @@ func (v *Volume) unlock(ctx context.Context, ino meta.Ino, act command.LockAct, 
 	if v.node == nil {
 		return nil
 	}
-	_, err := v.propose(ctx, v.node.lockCommand(ino, act, class, l))
+	c := v.node.lockCommand(ino, act, class, l)
+	_, err := v.propose(ctx, c)
 	if errors.Is(err, syscall.ESTALE) {
 		err = nil // the file is gone, and its locks with it
 	}
+	if err != nil {
+		v.node.locks.owe(c)
+	}
 	return err
+}
+
+// ForgetLock implements fs.SharedLocker.
+func (v *Volume) ForgetLock(ino meta.Ino, class advisory.Class, what advisory.Lock) {
+	if v.node != nil {
+		v.node.locks.owe(v.node.lockCommand(ino, command.LockUnlock, class, what))
+	}
 }

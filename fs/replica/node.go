@@ -130,7 +130,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	}
 	n.kernel = newKernelQueue()
 	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
-	n.locks.waiting = map[meta.Ino][]chan struct{}{}
+	n.locks.waiting, n.locks.owed, n.locks.owing = map[meta.Ino][]chan struct{}{}, map[meta.Ino][]*command.Lock{}, make(chan struct{}, 1)
 	var err error
 	n.transport, err = transport.ListenTCP(transport.TCPConfig{
 		ID: cfg.NodeID, Cluster: cfg.ClusterID, Listen: cfg.Listen, TLS: cfg.TLS, Join: cfg.OnJoin, Answer: n.answer, Logger: v.log,
@@ -205,6 +205,7 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	v.workers.Go(func() { n.keepAlive(v.stop) })
+	v.workers.Go(func() { n.payLocksLater(v.stop) })
 	v.workers.Go(func() { n.loose.run(v.stop, n) })
 	v.workers.Go(func() { v.later.run(v.stop) })
 	return nil

@@ -1,0 +1,68 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+
+	"vdefs/fs/advisory"
+	"vdefs/vde/meta"
+)
+
+// A lock that could not be given back, as no majority answered, is given back when one does: nobody comes back for it. So is one that the
+// caller was told it did not get, and that it got all the same.
+func TestLocksAreGivenBackLater(t *testing.T) {
+	c := newTestCluster(t, 3, time.Minute) // sessions do not end by themselves here
+	ctx := context.Background()
+	lock := func(owner uint64) advisory.Lock {
+		return advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: owner}, Handle: owner, Exclusive: true}
+	}
+	ino := meta.Ino(meta.RootIno)
+	two := c.v(2)
+	take := func(v *Volume, owner uint64) error {
+		return v.TakeLock(ctx, nil, ino, advisory.Flock, lock(owner), false)
+	}
+	if err := take(two, 7); err != nil {
+		t.Fatal(err)
+	}
+	two.node.timeout = time.Second
+	c.down(1)
+	c.down(3)
+	if err := two.UnlockHandle(ctx, ino, 7); !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	if err := two.TakeLock(ctx, nil, ino+1, advisory.Flock, lock(8), false); !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	two.ForgetLock(ino+1, advisory.Flock, lock(8))
+	two.node.timeout = 20 * time.Second
+	up := make(chan error, 2)
+	for _, id := range []uint64{1, 3} {
+		go func() { up <- c.open(id) }()
+	}
+	for range 2 {
+		if err := <-up; err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.eventually("the lock", func() error { return take(c.v(1), 9) })
+	// What is owed does not take away what the same owner has taken since.
+	if err := c.v(1).UnlockHandle(ctx, ino, 9); err != nil {
+		t.Fatal(err)
+	}
+	two.ForgetLock(ino, advisory.Flock, lock(7))
+	if err := take(two, 7); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("nothing owed", func() error {
+		if two.node.locks.firstOwed(ino) != nil || two.node.locks.firstOwed(ino+1) != nil {
+			return errors.New("something is owed")
+		}
+		return nil
+	})
+	if err := take(c.v(1), 9); !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("a lock that was taken after another one was forgotten: %v", err)
+	}
+}
