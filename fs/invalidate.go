@@ -12,7 +12,7 @@ import (
 
 // What changes behind the kernel's back is pushed to it. None of these may be called while the caller holds something
 // that a request waits for: the kernel may have to wait for a page or a directory that is locked for a request under way.
-// For the same reason they are not called from within a request (but see Lseek).
+// For the same reason they are not called from within a request (but see Lseek, and requests for a lock, which hold nothing in the kernel).
 
 // SharedVolume is a Volume that other mounts change too.
 type SharedVolume interface {

@@ -33,6 +33,7 @@ type entryName struct {
 // pushes are what the kernel is to be told of, guarded by kernelQueue.mu.
 type pushes[K comparable] struct {
 	waiting  map[K]bool
+	telling  map[K]bool    // what was taken out of waiting and may not have been told of yet
 	put      uint64        // how many were put in, since the start
 	told     uint64        // so many of them are done with
 	progress chan struct{} // closed when told grows
@@ -145,12 +146,31 @@ func (q *kernelQueue) run(stop <-chan struct{}, v *Volume) {
 	other.Go(func() {
 		tell(q, &q.names, stop, nameDelay, v, func(k fs.Kernel, e entryName, _ bool) error { return k.InvalidateEntry(e.parent, e.name) })
 	})
-	tell(q, &q.inodes, stop, 0, v, func(k fs.Kernel, ino meta.Ino, contents bool) error {
-		if contents {
-			return k.InvalidateInode(ino)
-		}
-		return k.InvalidateAttr(ino)
-	})
+	tell(q, &q.inodes, stop, 0, v, tellInode)
+}
+
+func tellInode(k fs.Kernel, ino meta.Ino, contents bool) error {
+	if contents {
+		return k.InvalidateInode(ino)
+	}
+	return k.InvalidateAttr(ino)
+}
+
+// catchUp returns when the kernel has been told of what other mounts have changed of an inode, as far as this node has applied it: who has
+// taken a lock is to see what was written under it before. It is called from within a request, which it may be, as one for a lock holds nothing in the kernel
+// that others wait for. Unlike flush it does not wait for what the kernel is told of other inodes.
+func (q *kernelQueue) catchUp(v *Volume, ino meta.Ino) {
+	q.mu.Lock()
+	contents, changed := q.inodes.waiting[ino]
+	before, underWay := q.inodes.telling[ino]
+	kernel := q.kernel
+	q.mu.Unlock()
+	if kernel == nil || !changed && !underWay {
+		return
+	}
+	if err := tellInode(kernel, ino, contents || before); err != nil {
+		v.log.WithError(err).Debug("the kernel could not be told of a change by another mount")
+	}
 }
 
 // nameDelay is how long the kernel is not told of a name that has changed: answers that were made before, and that the kernel would keep, are
@@ -168,7 +188,7 @@ func tell[K comparable](q *kernelQueue, p *pushes[K], stop <-chan struct{}, dela
 		time.Sleep(delay)
 		q.mu.Lock()
 		waiting, upTo, kernel := p.waiting, p.put, q.kernel
-		p.waiting = map[K]bool{}
+		p.waiting, p.telling = map[K]bool{}, waiting
 		q.mu.Unlock()
 		for k, more := range waiting {
 			if kernel == nil {
@@ -179,7 +199,7 @@ func tell[K comparable](q *kernelQueue, p *pushes[K], stop <-chan struct{}, dela
 			}
 		}
 		q.mu.Lock()
-		p.told = upTo
+		p.told, p.telling = upTo, nil
 		close(p.progress)
 		p.progress = make(chan struct{})
 		q.mu.Unlock()

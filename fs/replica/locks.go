@@ -179,6 +179,9 @@ func (v *Volume) TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.
 		res, err := v.propose(ctx, v.node.lockCommand(ino, command.LockTake, class, want))
 		if err != nil || !res.Refused {
 			v.node.locks.remove(ino, again)
+			if err == nil {
+				v.node.kernel.catchUp(v, ino)
+			}
 			return err
 		}
 		if !wait {
