@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
 
 	"vdefs/consensus"
@@ -65,6 +67,11 @@ type node struct {
 
 	gone   atomic.Pointer[error] // set once: this node was removed while it ran
 	asking atomic.Bool           // the others are being asked whether it was
+
+	fs        vfs.FS // of the store
+	diskMu    sync.Mutex
+	diskAsked time.Time // guarded by diskMu
+	diskFree  uint64    // blocks, then; guarded by diskMu
 
 	seenMu sync.Mutex
 	seen   map[uint64]seen // by session; guarded by seenMu
@@ -124,7 +131,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	n := &node{levels: levels{known: command.Level}, v: v, cfg: cfg, timeout: timeout, lease: lease, resolve: resolve, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
+	n := &node{levels: levels{known: command.Level}, v: v, fs: o.FS, cfg: cfg, timeout: timeout, lease: lease, resolve: resolve, changed: make(chan struct{}, 1), seen: map[uint64]seen{}, loose: newLooseEnds()}
 	if o.old {
 		n.levels.known = 0
 	}
@@ -275,8 +282,8 @@ func (n *node) keepAlive(stop <-chan struct{}) {
 		}
 		last = time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), every)
-		_, free := n.v.eng.Usage()
-		if _, err := n.v.propose(ctx, &command.KeepAlive{Session: n.session.Load().id, Free: free}); err != nil && ctx.Err() == nil {
+		_, free := n.usage()
+		if _, err := n.v.propose(ctx, &command.KeepAlive{Session: n.session.Load().id, Free: max(free, 1)}); err != nil && ctx.Err() == nil {
 			n.v.log.WithError(err).Debug("keep-alive")
 		}
 		n.expireSessions(ctx)
@@ -360,12 +367,33 @@ func (n *node) heard(session, free uint64) {
 // is not reserved here, and no replica may run out of space over what the others have agreed on.
 const maxMargin = 128 << 20 / blockSize
 
+// diskEvery is how often the disk is asked for its room.
+const diskEvery = 100 * time.Millisecond
+
+// usage tells how many blocks the store has, and how many can still be written: a sparse image finds no more room than the disk below it has.
+func (n *node) usage() (total, free uint64) {
+	total, free = n.v.eng.Usage()
+	n.diskMu.Lock()
+	defer n.diskMu.Unlock()
+	if now := time.Now(); now.Sub(n.diskAsked) >= diskEvery {
+		n.diskAsked, n.diskFree = now, math.MaxUint64
+		// What a disk does not tell does not count.
+		if u, err := n.fs.GetDiskUsage(n.v.dir); err == nil {
+			n.diskFree = u.AvailBytes / blockSize
+		}
+	}
+	if n.v.eng.Info().BlockDevice != "" && n.diskFree >= maxMargin {
+		return total, free // only metadata and logs are on the disk that was asked
+	}
+	return total, min(free, n.diskFree)
+}
+
 // room refuses a change for which a majority of the nodes has no room.
 func (n *node) room(blocks uint64) error {
 	if !n.v.replicated(0) {
 		return nil
 	}
-	total, free := n.v.eng.Usage()
+	total, free := n.usage()
 	need := blocks + min(maxMargin, total/16)
 	have := []uint64{free}
 	own := n.session.Load()

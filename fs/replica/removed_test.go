@@ -12,14 +12,6 @@ import (
 	"vdefs/vde/meta"
 )
 
-// open tries to open a node, which may not succeed.
-func (c *testCluster) open(id uint64) error {
-	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond, old: c.old})
-	n.v = v
-	return err
-}
-
 // A node that was removed learns it at its start, whether it never ran, or ran before, and also from a node that has no majority.
 func TestRemovedWhileDown(t *testing.T) {
 	c := newTestCluster(t, 3, time.Second)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -26,9 +27,10 @@ type testCluster struct {
 	t     testing.TB
 	dir   string
 	lease time.Duration
-	size  uint64      // of a store in bytes
-	old   bool        // nodes that are opened run an old program
-	nodes []*testNode // by id - 1; nil: removed or never there
+	size  uint64                 // of a store in bytes
+	old   bool                   // nodes that are opened run an old program
+	disk  func(id uint64) vfs.FS // below the store of a node; nil: vfs.Default
+	nodes []*testNode            // by id - 1; nil: removed or never there
 }
 
 type testNode struct {
@@ -102,13 +104,25 @@ func (c *testCluster) format(id uint64, addr string) *testNode {
 // up opens a node.
 func (c *testCluster) up(id uint64) *Volume {
 	c.t.Helper()
-	n := c.nodes[id-1]
-	v, err := Open(n.dir, Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond, old: c.old})
-	if err != nil {
+	if err := c.open(id); err != nil {
 		c.t.Fatalf("node %d: %v", id, err)
 	}
+	return c.nodes[id-1].v
+}
+
+// open opens a node, if it can be.
+func (c *testCluster) open(id uint64) error {
+	n := c.nodes[id-1]
+	o := Options{Cluster: n.cfg, Logger: testLogger(), Timeout: 20 * time.Second, lease: c.lease, resolve: 200 * time.Millisecond, old: c.old}
+	if c.disk != nil {
+		o.FS = c.disk(id)
+	}
+	v, err := Open(n.dir, o)
+	if err != nil {
+		return err
+	}
 	n.v = v
-	return v
+	return nil
 }
 
 // join admits another node and opens it.
