@@ -22,6 +22,8 @@ type SharedLocker interface {
 	TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.Ino, class advisory.Class, want advisory.Lock, wait bool) error
 	// TestLock returns a lock of another mount that is in the way.
 	TestLock(ctx context.Context, ino meta.Ino, class advisory.Class, want advisory.Lock) (held advisory.Lock, found bool, err error)
+	// LocksGone says that an owner of this mount has no lock of the file any more.
+	LocksGone(ino meta.Ino, class advisory.Class, owner advisory.Owner)
 	// ForgetLock says that a TakeLock failed which may have been done all the same, and that its owner had nothing in the range before: what it
 	// may have taken is given back as Unlock does. It returns at once.
 	ForgetLock(ino meta.Ino, class advisory.Class, what advisory.Lock)
@@ -92,6 +94,9 @@ func (f *filesystem) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) f
 			err = f.shared.Unlock(f.ctx, ino, class, want)
 		}
 		f.locks.release(in.NodeId, class, want)
+		if f.shared != nil && len(f.locks.owned(in.NodeId, class, want.Owner)) == 0 {
+			f.shared.LocksGone(ino, class, want.Owner)
+		}
 		return f.status(opSetlk, ino, err)
 	}
 	before := f.locks.owned(in.NodeId, class, want.Owner)

@@ -25,6 +25,8 @@ type lockWaits struct {
 	owed   map[meta.Ino][]*command.Lock // what gives them back, in order; guarded by mu
 	paying sync.Mutex                   // one goes through owed at a time; before mu
 	owing  chan struct{}                // a token: there is something in owed
+
+	held map[meta.Ino][]heldLock // by owners of this mount; guarded by mu
 }
 
 func (w *lockWaits) add(ino meta.Ino) chan struct{} {
@@ -67,6 +69,77 @@ func (w *lockWaits) wakeAll() {
 		}
 	}
 	clear(w.waiting)
+}
+
+// heldLock says that an owner of this mount has locks of a file, and in which session it got the first of them. When that session is over, they are
+// gone, and the owner does not know it.
+type heldLock struct {
+	class         advisory.Class
+	owner, handle uint64
+	session       uint64
+}
+
+// errLocksLost is what is wrong with a write to a file of which a program of this mount thinks that it has a lock, after the session in which it got it has ended:
+// others may have had the lock since. The program has to give the lock back, or close the file, and begin again.
+var errLocksLost = errors.New("a lock of this file was lost while this node was away: until its owner gives it back or closes the file, nothing is written")
+
+// errOldSession is why a lock is asked for once more: the session in which it was asked for has ended.
+var errOldSession = errors.New("the mount's session ended meanwhile")
+
+func (w *lockWaits) hold(ino meta.Ino, l heldLock) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.ContainsFunc(w.held[ino], func(h heldLock) bool { return h.class == l.class && h.owner == l.owner }) {
+		w.held[ino] = append(w.held[ino], l)
+	}
+}
+
+func (w *lockWaits) letGo(ino meta.Ino, gone func(heldLock) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rest := slices.DeleteFunc(w.held[ino], gone); len(rest) > 0 {
+		w.held[ino] = rest
+	} else {
+		delete(w.held, ino)
+	}
+}
+
+// lost tells whether somebody has a lock of a file from another session than this one.
+func (w *lockWaits) lost(ino meta.Ino, session uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.held[ino], func(h heldLock) bool { return h.session != session })
+}
+
+// mayPropose refuses what must not be done in a session.
+func (n *node) mayPropose(c command.Command, session uint64) error {
+	var ino meta.Ino
+	switch c := c.(type) {
+	case *command.Lock:
+		if c.Session != session {
+			return errors.Join(syscall.EIO, errOldSession)
+		}
+		return nil
+	case *command.Write:
+		ino = c.Ino
+	case *command.Fill:
+		ino = c.Ino
+	case *command.Fallocate:
+		ino = c.Ino
+	case *command.Share:
+		ino = c.Dst
+	case *command.SetAttr:
+		if c.Set&command.SetSize == 0 {
+			return nil
+		}
+		ino = c.Ino
+	default:
+		return nil
+	}
+	if n.locks.lost(ino, session) {
+		return errors.Join(syscall.EIO, errLocksLost)
+	}
+	return nil
 }
 
 // owe notes a lock that has to be given back when the cluster answers again. A program that has closed its file, or was told that it did
@@ -121,7 +194,7 @@ func (n *node) payLocks(ctx context.Context, ino meta.Ino) error {
 		}
 		// Those of a session that has ended went with it, those of a file that is gone too.
 		if c.Session == n.session.Load().id {
-			if _, err := n.v.propose(ctx, c); err != nil && !errors.Is(err, syscall.ESTALE) {
+			if _, err := n.v.propose(ctx, c); err != nil && !errors.Is(err, syscall.ESTALE) && !errors.Is(err, errOldSession) {
 				return err
 			}
 		}
@@ -176,10 +249,16 @@ func (v *Volume) TakeLock(ctx context.Context, cancel <-chan struct{}, ino meta.
 	}
 	for {
 		again := v.node.locks.add(ino)
-		res, err := v.propose(ctx, v.node.lockCommand(ino, command.LockTake, class, want))
+		c := v.node.lockCommand(ino, command.LockTake, class, want)
+		res, err := v.propose(ctx, c)
+		if errors.Is(err, errOldSession) {
+			v.node.locks.remove(ino, again)
+			continue
+		}
 		if err != nil || !res.Refused {
 			v.node.locks.remove(ino, again)
 			if err == nil {
+				v.node.locks.hold(ino, heldLock{class, want.Owner.ID, want.Handle, c.Session})
 				v.node.kernel.catchUp(v, ino)
 			}
 			return err
@@ -231,11 +310,17 @@ func (v *Volume) Unlock(ctx context.Context, ino meta.Ino, class advisory.Class,
 
 // UnlockOwner implements fs.SharedLocker.
 func (v *Volume) UnlockOwner(ctx context.Context, ino meta.Ino, owner uint64) error {
+	if v.node != nil {
+		v.node.locks.letGo(ino, func(h heldLock) bool { return h.class == advisory.POSIX && h.owner == owner })
+	}
 	return v.unlock(ctx, ino, command.LockOwner, advisory.POSIX, advisory.Lock{Owner: advisory.Owner{ID: owner}})
 }
 
 // UnlockHandle implements fs.SharedLocker.
 func (v *Volume) UnlockHandle(ctx context.Context, ino meta.Ino, handle uint64) error {
+	if v.node != nil {
+		v.node.locks.letGo(ino, func(h heldLock) bool { return h.handle == handle })
+	}
 	return v.unlock(ctx, ino, command.LockHandle, advisory.POSIX, advisory.Lock{Handle: handle})
 }
 
@@ -245,13 +330,20 @@ func (v *Volume) unlock(ctx context.Context, ino meta.Ino, act command.LockAct, 
 	}
 	c := v.node.lockCommand(ino, act, class, l)
 	_, err := v.propose(ctx, c)
-	if errors.Is(err, syscall.ESTALE) {
-		err = nil // the file is gone, and its locks with it
+	if errors.Is(err, syscall.ESTALE) || errors.Is(err, errOldSession) {
+		err = nil // the file or the session is gone, and its locks with it
 	}
 	if err != nil {
 		v.node.locks.owe(c)
 	}
 	return err
+}
+
+// LocksGone implements fs.SharedLocker.
+func (v *Volume) LocksGone(ino meta.Ino, class advisory.Class, owner advisory.Owner) {
+	if v.node != nil {
+		v.node.locks.letGo(ino, func(h heldLock) bool { return h.class == class && h.owner == owner.ID })
+	}
 }
 
 // ForgetLock implements fs.SharedLocker.

@@ -7,7 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"vdefs/fs"
 	"vdefs/fs/advisory"
+	"vdefs/fs/command"
 	"vdefs/vde/meta"
 )
 
@@ -64,5 +68,73 @@ func TestLocksAreGivenBackLater(t *testing.T) {
 	})
 	if err := take(c.v(1), 9); !errors.Is(err, syscall.EAGAIN) {
 		t.Errorf("a lock that was taken after another one was forgotten: %v", err)
+	}
+}
+
+// A mount that was away for so long that its session ended has lost its locks, and others may have had them since. Who still believes that it has one does
+// not get to write: it is told at once, or at fsync, until it gives the lock back.
+func TestNothingIsWrittenUnderALostLock(t *testing.T) {
+	c := newTestCluster(t, 3, time.Minute)
+	ctx := context.Background()
+	one, two := c.v(1), c.v(2)
+	lock := func(owner uint64) advisory.Lock {
+		return advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: owner}, Handle: owner, Exclusive: true}
+	}
+	file, err := one.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "file", Mode: unix.S_IFREG | 0o644})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := one.Make(ctx, fs.NewNode{Parent: meta.RootIno, Name: "other", Mode: unix.S_IFREG | 0o644})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(v *Volume, ino meta.Ino, how fs.WriteFlags) error {
+		_, err := v.Write(ctx, ino, 0, []byte("new"), how)
+		return err
+	}
+	if err := two.TakeLock(ctx, nil, file.Ino, advisory.Flock, lock(1), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(two, file.Ino, 0); err != nil {
+		t.Fatal(err)
+	}
+	ended := two.node.session.Load().id
+	if _, err := one.proposeTagged(ctx, one.first(), &command.EndSession{Session: ended}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.TakeLock(ctx, nil, file.Ino, advisory.Flock, lock(2), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(one, file.Ino, 0); err != nil {
+		t.Error(err)
+	}
+	if err := write(two, file.Ino, 0); !errors.Is(err, errLocksLost) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("a write under a lock that was lost: %v", err)
+	}
+	// Behind, it is told by who waits for it.
+	if err := write(two, file.Ino, fs.WriteBehind); err == nil {
+		err = two.Settle(ctx, file.Ino)
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("a write behind under a lock that was lost: %v", err)
+		}
+	}
+	if err := write(two, other.Ino, 0); err != nil {
+		t.Errorf("a write to another file: %v", err)
+	}
+	if err := two.UnlockHandle(ctx, file.Ino, 1); err != nil {
+		t.Error(err)
+	}
+	if err := write(two, file.Ino, 0); err != nil {
+		t.Errorf("a write after the lock was given back: %v", err)
+	}
+	// What was lost is not in anybody's way, and can be had again.
+	if err := one.UnlockHandle(ctx, file.Ino, 2); err != nil {
+		t.Error(err)
+	}
+	if err := two.TakeLock(ctx, nil, file.Ino, advisory.Flock, lock(1), false); err != nil {
+		t.Error(err)
+	}
+	if err := write(two, file.Ino, 0); err != nil {
+		t.Error(err)
 	}
 }

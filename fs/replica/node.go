@@ -138,6 +138,7 @@ func openNode(v *Volume, o Options) (*node, error) {
 	n.kernel = newKernelQueue()
 	n.freezes.held, n.freezes.waits = map[meta.Ino]bool{}, map[meta.Ino]chan struct{}{}
 	n.locks.waiting, n.locks.owed, n.locks.owing = map[meta.Ino][]chan struct{}{}, map[meta.Ino][]*command.Lock{}, make(chan struct{}, 1)
+	n.locks.held = map[meta.Ino][]heldLock{}
 	var err error
 	n.transport, err = transport.ListenTCP(transport.TCPConfig{
 		ID: cfg.NodeID, Cluster: cfg.ClusterID, Listen: cfg.Listen, TLS: cfg.TLS, Join: cfg.OnJoin, Answer: n.answer, Logger: v.log,
@@ -548,6 +549,9 @@ func (n *node) proposeShared(ctx context.Context, g *group, c command.Command, o
 		s := n.session.Load()
 		if s == nil {
 			return posix.Result{}, command.Tag{}, errors.Join(syscall.EIO, errors.New("the mount has no session yet"))
+		}
+		if err := n.mayPropose(c, s.id); err != nil {
+			return posix.Result{}, command.Tag{}, err
 		}
 		if g.begun.Load() != s.id {
 			if err := n.beginIn(ctx, g, s); err != nil {
