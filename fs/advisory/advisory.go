@@ -85,6 +85,24 @@ func (s *Set) Take(class Class, want Lock) (ok, freed bool) {
 	return true, freed
 }
 
+// Covers tells whether an owner has all of a range locked in the way that want says.
+func (s *Set) Covers(class Class, want Lock) bool {
+	at := want.Start
+	for {
+		i := slices.IndexFunc(s.held[class], func(l Lock) bool {
+			return l.Owner == want.Owner && l.Exclusive == want.Exclusive && l.Start <= at && at <= l.End
+		})
+		if i < 0 {
+			return false
+		}
+		end := s.held[class][i].End
+		if end >= want.End {
+			return true
+		}
+		at = end + 1
+	}
+}
+
 // Release gives back what an owner has locked in a range.
 func (s *Set) Release(class Class, what Lock) { s.cut(class, &what) }
 

@@ -54,6 +54,9 @@ func Apply(tx *vde.Tx, c command.Command, t meta.Time, tag command.Tag, replay *
 		return a.res, a.apply(c)
 	}
 	done, err := a.answered(tag)
+	if l, ok := c.(*command.Lock); ok && done && err == nil {
+		err = a.lockAnswered(l)
+	}
 	if done || err != nil {
 		return a.res, err
 	}

@@ -376,6 +376,31 @@ func (a *applier) changeLocks(ino meta.Ino, change func(*advisory.Set)) error {
 	return nil
 }
 
+// lockOf is the lock that a command speaks of.
+func lockOf(c *command.Lock) (advisory.Class, advisory.Lock) {
+	class := advisory.POSIX
+	if c.Flock {
+		class = advisory.Flock
+	}
+	return class, advisory.Lock{
+		Start: c.Start, End: c.End, Owner: advisory.Owner{Session: c.Session, ID: c.Owner}, Handle: c.Handle, PID: c.PID, Exclusive: c.Exclusive,
+	}
+}
+
+// lockAnswered completes the answer of a Lock that was done before. That it was refused is not among what is remembered; it is read off the
+// locks: who was given one has it still, as he has not heard of it.
+func (a *applier) lockAnswered(c *command.Lock) error {
+	if c.Act != command.LockTake {
+		return nil
+	}
+	set, err := Locks(a.fact, c.Ino)
+	if err != nil {
+		return err
+	}
+	a.res.Refused = !set.Covers(lockOf(c))
+	return nil
+}
+
 func (a *applier) lock(c *command.Lock) error {
 	if c.Start > c.End {
 		return syscall.EINVAL
@@ -383,13 +408,7 @@ func (a *applier) lock(c *command.Lock) error {
 	if _, err := a.inode(c.Ino); err != nil {
 		return err
 	}
-	class := advisory.POSIX
-	if c.Flock {
-		class = advisory.Flock
-	}
-	l := advisory.Lock{
-		Start: c.Start, End: c.End, Owner: advisory.Owner{Session: c.Session, ID: c.Owner}, Handle: c.Handle, PID: c.PID, Exclusive: c.Exclusive,
-	}
+	class, l := lockOf(c)
 	refused, freed := false, true
 	err := a.changeLocks(c.Ino, func(s *advisory.Set) {
 		switch c.Act {

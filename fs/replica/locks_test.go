@@ -138,3 +138,36 @@ func TestNothingIsWrittenUnderALostLock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A lock is asked for again when the answer does not come, as its leader was lost. The second copy answers what the first one did: a refusal, too.
+func TestLockThatIsAskedForTwice(t *testing.T) {
+	c := newTestCluster(t, 3, time.Minute)
+	ctx := context.Background()
+	two := c.v(2)
+	ask := func(v *Volume, seq, owner uint64, exclusive bool) bool {
+		t.Helper()
+		l := advisory.Lock{End: 1<<63 - 1, Owner: advisory.Owner{ID: owner}, Handle: owner, Exclusive: exclusive}
+		tag := command.Tag{Session: v.node.session.Load().id, Seq: 1<<40 + seq, Retry: true}
+		res, err := v.proposeTagged(ctx, v.first(), v.node.lockCommand(meta.RootIno, command.LockTake, advisory.Flock, l), &tag, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !res.Refused
+	}
+	for _, step := range []struct {
+		v          *Volume
+		seq, owner uint64
+		exclusive  bool
+		want       bool
+	}{
+		{c.v(1), 1, 1, false, true}, {c.v(1), 1, 1, false, true}, // shared
+		{two, 1, 2, true, false}, {two, 1, 2, true, false},
+		{two, 2, 2, false, true}, {two, 2, 2, false, true},
+		{two, 3, 2, true, false}, {two, 3, 2, true, false}, // refused, and what it had is given back
+		{c.v(1), 2, 1, true, true}, {c.v(1), 2, 1, true, true},
+	} {
+		if got := ask(step.v, step.seq, step.owner, step.exclusive); got != step.want {
+			t.Errorf("%+v: given %v", step, got)
+		}
+	}
+}
