@@ -89,7 +89,7 @@ var errOldSession = errors.New("the mount's session ended meanwhile")
 func (w *lockWaits) hold(ino meta.Ino, l heldLock) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !slices.ContainsFunc(w.held[ino], func(h heldLock) bool { return h.class == l.class && h.owner == l.owner }) {
+	if !slices.ContainsFunc(w.held[ino], func(h heldLock) bool { return h.class == l.class && h.owner == l.owner && h.handle == l.handle }) {
 		w.held[ino] = append(w.held[ino], l)
 	}
 }
