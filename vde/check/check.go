@@ -45,8 +45,11 @@ type Options struct {
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	Kind     Kind   `json:"kind"`
-	What     string `json:"what"` // names the thing, what it is and what it should be
+	Kind Kind   `json:"kind"`
+	What string `json:"what"` // names the thing, what it is and what it should be
+	// Path is the file that a bad block belongs to, from the root of the filesystem on: one of its names, with "?" for what is not known of
+	// it. "": it has no name, or the finding is of no file.
+	Path     string `json:"path,omitempty"`
 	Repaired bool   `json:"repaired"`
 	// Repairable: Options.Repair repairs it, or has tried to.
 	Repairable bool `json:"repairable"`

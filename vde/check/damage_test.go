@@ -423,11 +423,11 @@ var damages = []damage{
 			r := s.firstRef(t)
 			s.set(t, key('r', r.Phys), uvarints(r.Count+1, 2))
 		}},
-	{name: "block damaged", kinds: kinds(check.KindBlock), says: "offset 409600: 1 blocks fail their checksum", refused: true, data: true,
+	{name: "block damaged", kinds: kinds(check.KindBlock), says: `("/sparse"), offset 409600: 1 blocks fail their checksum`, refused: true, data: true,
 		do: func(t *testing.T, s *sample) {
 			flip(t, s, imagePath, int64(s.extents(t, s.sparse)[0].Phys*4096+17))
 		}},
-	{name: "checksum damaged", kinds: kinds(check.KindBlock), says: "offset 0: 1 blocks fail their checksum", refused: true, data: true,
+	{name: "checksum damaged", kinds: kinds(check.KindBlock), says: `("/sub/deep/inner"), offset 0: 1 blocks fail their checksum`, refused: true, data: true,
 		do: func(t *testing.T, s *sample) {
 			flip(t, s, imagePath, int64(s.super(t).ChecksumStart*4096+s.extents(t, s.inner)[0].Phys*4))
 		}},
@@ -564,3 +564,37 @@ func (d *damage) compare(t *testing.T, s *sample, before, after map[string]strin
 }
 
 func itoa(ino meta.Ino) string { return strconv.FormatUint(uint64(ino), 10) }
+
+// Bad blocks are told by the names of their files, as far as there are any.
+func TestNamesOfBadBlocks(t *testing.T) {
+	whole := makeSample(t)
+	for _, c := range []struct {
+		name  string
+		do    func(t *testing.T, s *sample)
+		path  string
+		shown string
+	}{
+		{"named", func(*testing.T, *sample) {}, "/sub/deep/inner", `("/sub/deep/inner")`},
+		{"without a name", func(t *testing.T, s *sample) { s.unlink(t, s.deep, "inner") }, "", "(no name)"},
+		{"below a directory without a name", func(t *testing.T, s *sample) { s.unlink(t, s.sub, "deep") }, "/?/inner", `("/?/inner")`},
+		{"below a directory that lies in itself", func(t *testing.T, s *sample) {
+			s.unlink(t, root, "sub")
+			s.link(t, s.deep, "sub", s.sub, unix.S_IFDIR>>12, 40)
+		}, "/?/sub/deep/inner", `("/?/sub/deep/inner")`},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
+			s := whole.clone()
+			flip(t, s, imagePath, int64(s.extents(t, s.inner)[0].Phys*4096+17))
+			c.do(t, s)
+			r := runCheck(t, s, check.Options{Data: true})
+			i := slices.IndexFunc(r.Findings, func(f check.Finding) bool { return f.Kind == check.KindBlock })
+			if i < 0 {
+				t.Fatalf("no bad block found:%s", describe(r))
+			}
+			f := r.Findings[i]
+			if !strings.Contains(f.What, c.shown) || f.Path != c.path || strings.Contains(f.What, "no name") != (f.Path == "") {
+				t.Errorf("path %q, says %q", f.Path, f.What)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strconv"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -215,6 +216,36 @@ const (
 	maxNamed = 256 // bad runs whose files are looked up
 )
 
+// badRun is a run of blocks of a file that fail their checksum.
+type badRun struct {
+	ino    meta.Ino
+	offset uint64 // in the file, in bytes
+	start  uint64 // image block
+	count  uint64 // blocks
+}
+
+// addBadRuns notes bad blocks by the names of their files.
+func (p *pass) addBadRuns(runs []badRun) error {
+	inos := map[meta.Ino]bool{}
+	for _, b := range runs {
+		inos[b.ino] = true
+	}
+	paths, err := p.paths(inos)
+	if err != nil {
+		return err
+	}
+	for _, b := range runs {
+		path := paths[b.ino]
+		shown := "no name"
+		if path != "" {
+			shown = strconv.Quote(path)
+		}
+		p.addFix(finding{Finding: Finding{Kind: KindBlock, Path: path, What: fmt.Sprintf(
+			"inode %d (%s), offset %d: %d blocks fail their checksum, the first is image block %d", b.ino, shown, b.offset, b.count, b.start)}})
+	}
+	return nil
+}
+
 // verifyData compares every block that holds data with its checksum.
 func (p *pass) verifyData() error {
 	im := p.image
@@ -275,16 +306,21 @@ func (p *pass) verifyData() error {
 	if p.db == nil {
 		return nil
 	}
+	var found []badRun
 	err := p.scan([]byte{'e'}, []byte{'e' + 1}, "files of bad blocks", func(k meta.Key, v []byte) {
 		x, err := meta.DecodeExtent(k.Number, v)
 		if err != nil || x.Unwritten || x.Phys+x.Count > uint64(len(p.written))*bitsPerPage {
 			return
 		}
 		isBad.runs(x.Phys, x.Count, func(start, count uint64) {
-			p.add(KindBlock, "inode %d, offset %d: %d blocks fail their checksum, the first is image block %d",
-				k.Ino, (x.FileBlock+start-x.Phys)*layout.BlockSize, count, start)
+			if len(found) <= maxFindings {
+				found = append(found, badRun{k.Ino, (x.FileBlock + start - x.Phys) * layout.BlockSize, start, count})
+			}
 		})
 	})
+	if err == nil {
+		err = p.addBadRuns(found)
+	}
 	if named < p.counts.BadBlocks {
 		p.counts.Notes = append(p.counts.Notes, fmt.Sprintf("%d more blocks fail their checksum", p.counts.BadBlocks-named))
 	}
