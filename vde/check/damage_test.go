@@ -598,3 +598,24 @@ func TestNamesOfBadBlocks(t *testing.T) {
 		})
 	}
 }
+
+// What Pebble has noted of its options is of no interest, damaged or not.
+func TestOptionsAreNotChecked(t *testing.T) {
+	s := makeSample(t)
+	names, err := s.List(storeDir + "/meta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "OPTIONS-") {
+			s.replace(t, storeDir+"/meta/"+name, []byte("[Version]\n  pebble_ver"))
+		}
+	}
+	bytes := s.sum(t)
+	if r := runCheck(t, s, check.Options{}); len(r.Findings) > 0 {
+		t.Errorf("found%s", describe(r))
+	}
+	if !maps.Equal(bytes, s.sum(t)) {
+		t.Error("looking at the store has changed it")
+	}
+}

@@ -121,21 +121,25 @@ func (l pebbleLogger) Errorf(format string, args ...any) { l.log.Debugf("metadat
 // Fatalf is called where Pebble cannot go on; it ends the process.
 func (l pebbleLogger) Fatalf(format string, args ...any) { l.log.Fatalf("metadata: "+format, args...) }
 
-func openRead(fs vfs.FS, path string, log logrus.FieldLogger) (*pebble.DB, error) {
-	return pebble.Open(path, &pebble.Options{
+// openRead opens the metadata for reading. fs is a scratch: what opening changes stays there.
+func openRead(fs *scratchFS, path string, log logrus.FieldLogger) (*pebble.DB, error) {
+	if err := meta.DropOptions(fs, path); err != nil {
+		return nil, err
+	}
+	db, err := pebble.Open(path, &pebble.Options{
 		FS: fs, ReadOnly: true, ErrorIfNotExists: true, CacheSize: 32 << 20, Logger: pebbleLogger{log},
 		// Damage is what is looked for: it comes back as an error, too. Without this, Pebble ends the process.
 		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
 	})
+	return db, meta.Words(err)
 }
 
 // pass looks at the store in fs, without a change of it. An error means that a file could not be read.
 func (r *run) pass(fs vfs.FS, data bool) (_ *pass, err error) {
 	scratch := newScratchFS(fs) // whatever Pebble does to open a store stays here
 	defer func() { err = errors.Join(err, scratch.close()) }()
-	fs = scratch
 	p := &pass{
-		run: r, fs: fs, missing: map[meta.Ino]*missing{}, groups: map[uint16]*groupUse{}, facts: map[string][]byte{},
+		run: r, fs: scratch, missing: map[meta.Ino]*missing{}, groups: map[uint16]*groupUse{}, facts: map[string][]byte{},
 		nameTwice: map[meta.Ino]bool{}, seed: maphash.MakeSeed(),
 	}
 	blocks := r.info.Size / layout.BlockSize
@@ -150,7 +154,7 @@ func (r *run) pass(fs vfs.FS, data bool) (_ *pass, err error) {
 	}
 	defer func() { err = errors.Join(err, p.image.close()) }()
 
-	p.db, err = openRead(fs, fs.PathJoin(r.dir, metaName), r.o.Logger)
+	p.db, err = openRead(scratch, scratch.PathJoin(r.dir, metaName), r.o.Logger)
 	if err != nil {
 		p.incomplete = true
 		p.add(KindMetadata, "meta/ cannot be opened: %v", err)
@@ -247,7 +251,7 @@ func (p *pass) scan(lower, upper []byte, what string, read func(meta.Key, []byte
 		}
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return errors.Join(err, it.Close())
+			return meta.Words(errors.Join(err, it.Close()))
 		}
 		k, err := meta.DecodeKey(it.Key())
 		if err != nil {
@@ -259,7 +263,7 @@ func (p *pass) scan(lower, upper []byte, what string, read func(meta.Key, []byte
 	if n > 0 {
 		p.run.o.Progress(n, n, what)
 	}
-	return errors.Join(it.Error(), it.Close())
+	return meta.Words(errors.Join(it.Error(), it.Close()))
 }
 
 // find returns the index of an inode, or -1. Look-ups in order, or near the last one, are quick.

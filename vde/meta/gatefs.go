@@ -44,10 +44,10 @@ func newGate(barrier func() error, onError func(error)) *gate {
 // fail stops the store. What is under way is parked at its next write.
 func (g *gate) fail(err error) {
 	g.once.Do(func() {
-		g.err = err
+		g.err = Words(err)
 		close(g.dead)
 		if g.onError != nil {
-			g.onError(err)
+			g.onError(g.err)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 	"time"
 
@@ -82,7 +83,7 @@ func Open(dir string, o Options) (*Store, error) {
 			// A damaged table is an error of whoever reads it; Pebble's own answer would be to end the process.
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				if o.Logger != nil {
-					o.Logger.Errorf("damaged metadata table %s: %v", info.Path, info.Details)
+					o.Logger.Errorf("damaged metadata table %s: %v", info.Path, Words(info.Details))
 				}
 			},
 			FlushEnd: func(info pebble.FlushInfo) {
@@ -97,12 +98,37 @@ func Open(dir string, o Options) (*Store, error) {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].FilterType = pebble.TableFilter
 	}
+	if !o.ReadOnly {
+		if err := DropOptions(o.FS, dir); err != nil {
+			return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
+		}
+	}
 	var db *pebble.DB
 	err := g.await(func() (err error) { db, err = pebble.Open(dir, opts); return err })
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, damageOfOpen(err)), g.abandon())
+		return nil, errors.Join(fmt.Errorf("open metadata in %s: %w", dir, damageOfOpen(Words(err))), g.abandon())
 	}
 	return &Store{db: db, gate: g, versions: versions, fs: o.FS, dir: dir, readers: opts.MakeReaderOptions()}, nil
+}
+
+// DropOptions removes the files in which Pebble notes its options, from a store that is not open. They are given anew whenever it is
+// opened, so nothing depends on the notes, but Pebble reads the last of them, and one that is cut off or changed would keep it from opening.
+func DropOptions(f vfs.FS, dir string) error {
+	names, err := f.List(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // said by who opens it
+		}
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "OPTIONS-") {
+			if err := f.Remove(f.PathJoin(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // IsDamage reports whether an error of Open, or of reading, says that the files are not what was written: a part of them is missing, cut off
@@ -184,7 +210,7 @@ func (s *Store) get(key []byte, use func([]byte) error) error {
 		return ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("read metadata: %w", err)
+		return fmt.Errorf("read metadata: %w", Words(err))
 	}
 	return errors.Join(use(v), closer.Close())
 }
@@ -255,7 +281,7 @@ func (s *Store) scan(lower, upper []byte, visit func(key, value []byte) (bool, e
 func scan(r pebble.Reader, lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return fmt.Errorf("read metadata: %w", err)
+		return fmt.Errorf("read metadata: %w", Words(err))
 	}
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
@@ -264,13 +290,13 @@ func scan(r pebble.Reader, lower, upper []byte, visit func(key, value []byte) (b
 			more, err = visit(it.Key(), v)
 		}
 		if err != nil {
-			return errors.Join(err, it.Close())
+			return Words(errors.Join(err, it.Close()))
 		}
 		if !more {
 			break
 		}
 	}
-	return errors.Join(it.Error(), it.Close())
+	return Words(errors.Join(it.Error(), it.Close()))
 }
 
 // Dirents yields the entries of a directory after a cookie, in cookie order, until yield returns false.
@@ -315,12 +341,12 @@ func (s *Store) Extents(ino Ino, start, end uint64, yield func(Extent) (bool, er
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: inoKey(kExtent, ino), UpperBound: extentKey(ino, end)})
 	if err != nil {
-		return fmt.Errorf("read extents of inode %d: %w", ino, err)
+		return fmt.Errorf("read extents of inode %d: %w", ino, Words(err))
 	}
 	decode := func() (Extent, error) {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return Extent{}, err
+			return Extent{}, Words(err)
 		}
 		e, err := DecodeExtent(binary.BigEndian.Uint64(it.Key()[keyInoSz:]), v)
 		if err != nil {
@@ -348,20 +374,20 @@ func (s *Store) Extents(ino Ino, start, end uint64, yield func(Extent) (bool, er
 			more, err = yield(e)
 		}
 		if err != nil {
-			return errors.Join(err, it.Close())
+			return Words(errors.Join(err, it.Close()))
 		}
 		if !more {
 			break
 		}
 	}
-	return errors.Join(it.Error(), it.Close())
+	return Words(errors.Join(it.Error(), it.Close()))
 }
 
 // LastExtent returns the extent with the highest file block below end.
 func (s *Store) LastExtent(ino Ino, end uint64) (e Extent, found bool, err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: inoKey(kExtent, ino), UpperBound: extentKey(ino, end)})
 	if err != nil {
-		return e, false, fmt.Errorf("read extents of inode %d: %w", ino, err)
+		return e, false, fmt.Errorf("read extents of inode %d: %w", ino, Words(err))
 	}
 	if it.Last() {
 		var v []byte
@@ -370,7 +396,7 @@ func (s *Store) LastExtent(ino Ino, end uint64) (e Extent, found bool, err error
 			found = err == nil
 		}
 	}
-	return e, found, errors.Join(err, it.Error(), it.Close())
+	return e, found, Words(errors.Join(err, it.Error(), it.Close()))
 }
 
 // Orphans yields the inodes without a name of a group.

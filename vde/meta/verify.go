@@ -38,7 +38,7 @@ func (s *Store) VerifyTables(pace func(bytes uint64) error) (tables int, bad []B
 			if _, used := now[name]; !used {
 				continue
 			}
-			bad = append(bad, BadTable{name, verr.Error()})
+			bad = append(bad, BadTable{name, Words(verr).Error()})
 		}
 		tables++
 	}

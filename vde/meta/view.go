@@ -94,7 +94,7 @@ func (c *Cursor) Extent() (Ino, Extent, error) {
 // Err tells why Next stopped, nil at the end.
 func (c *Cursor) Err() error {
 	if c.err != nil {
-		return fmt.Errorf("read metadata of group %d: %w", c.slot, c.err)
+		return fmt.Errorf("read metadata of group %d: %w", c.slot, Words(c.err))
 	}
 	return nil
 }
