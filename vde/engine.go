@@ -69,6 +69,9 @@ type Engine struct {
 	refsWritten atomic.Uint64 // PrepareWrites done
 	refsSynced  atomic.Uint64 // of these, durable
 
+	markMu sync.Mutex  // held while the store is marked as in use
+	marked atomic.Bool // it has been, since it was opened
+
 	failed         atomic.Pointer[error]
 	closed         atomic.Bool
 	abandoned      atomic.Bool

@@ -41,6 +41,9 @@ func (e *Engine) CreateGroup(slot uint16) error {
 	if _, ok := e.Group(slot); ok {
 		return fmt.Errorf("group %d: %w", slot, ErrGroupExists)
 	}
+	if err := e.markInUse(); err != nil {
+		return err
+	}
 	g := meta.Group{NextSeq: 1}
 	b := e.meta.NewBatch()
 	b.SetGroup(slot, g)
@@ -77,6 +80,9 @@ func (e *Engine) RemoveGroup(slot uint16) error {
 // before, and makes all of that durable. next is the state of the group afterwards, nil if there is none, and refs are
 // the reference counts that the batch sets. A group whose state was not there before comes into being.
 func (e *Engine) replaceGroup(b *meta.Batch, slot uint16, next *meta.Group, refs []meta.Ref) error {
+	if err := e.markInUse(); err != nil {
+		return errors.Join(err, b.Close())
+	}
 	e.endSnapshots(&slot, fmt.Errorf("group %d was replaced or removed", slot))
 	// Data of transactions that were committed may still be on its way to the old blocks.
 	e.settle.Lock()

@@ -147,7 +147,7 @@ func (e *Engine) openImage(f vfs.FS) error {
 	return nil
 }
 
-// load reads what is kept in memory, and marks the store as in use.
+// load reads what is kept in memory. The mark that the store was closed properly stays until something changes (markInUse).
 func (e *Engine) load() error {
 	uuid, err := e.meta.Fact(factUUID)
 	if err != nil || string(uuid) != e.info.UUID {
@@ -162,11 +162,31 @@ func (e *Engine) load() error {
 	if err := e.meta.Refs(func(r meta.Ref) (bool, error) { e.refs.load(r); return true, nil }); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if err := e.loadFreeSpace(); err != nil {
-		return err
-	}
-	return e.img.UpdateSuper(func(s *layout.Superblock) { s.Clean = false })
+	return e.loadFreeSpace()
 }
+
+// markInUse makes the superblock say that the store is in use, before the first change of the state since it was opened is committed: who
+// finds that mark later knows that the bitmap is old, and that there was a log. A store that is opened in vain, as its log is
+// damaged, or only read, stays one that was closed properly.
+func (e *Engine) markInUse() error {
+	if e.marked.Load() {
+		return nil
+	}
+	e.markMu.Lock()
+	defer e.markMu.Unlock()
+	if e.marked.Load() {
+		return nil
+	}
+	if err := e.img.UpdateSuper(func(s *layout.Superblock) { s.Clean = false }); err != nil {
+		return e.fail(err)
+	}
+	e.marked.Store(true)
+	return nil
+}
+
+// InUse tells whether the store has been changed since it was last closed properly, or since it was made, by this program or by one that
+// crashed. Then it has, or had, a log.
+func (e *Engine) InUse() bool { return layout.InUse(e.img.Super()) }
 
 func (e *Engine) loadFreeSpace() error {
 	s := e.img.Super()
@@ -209,7 +229,7 @@ func (e *Engine) loadFreeSpace() error {
 		return err
 	}
 	if extents == 0 && e.groups[0].Applied == 0 {
-		return nil // never used
+		return nil // never used, or not for long
 	}
 	e.log.WithFields(logrus.Fields{"extents": extents, "took": time.Since(start).Round(time.Millisecond)}).
 		Info("store was not closed cleanly; free space computed from the extents")

@@ -71,6 +71,9 @@ func (e *Engine) Begin(slot uint16, index, term uint64) (*Tx, error) {
 	if index <= g.Applied {
 		return nil, fmt.Errorf("group %d: entry %d was applied before (the last was %d)", slot, index, g.Applied)
 	}
+	if err := e.markInUse(); err != nil {
+		return nil, err
+	}
 	e.settle.RLock()
 	return &Tx{e: e, slot: slot, index: index, term: term, group: *g, batch: e.meta.NewBatch()}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"vdefs/consensus"
 	"vdefs/fs/command"
 	"vdefs/fs/posix"
+	"vdefs/vde"
 	"vdefs/vde/meta"
 )
 
@@ -80,9 +81,13 @@ func (v *Volume) openGroup(name consensus.GroupID, slot uint16, create func(cons
 	m := &machine{v: v, eng: v.eng, slot: slot, replaying: true}
 	raft, err := v.mgr.OpenGroup(name, m)
 	if errors.Is(err, consensus.ErrGroupNotFound) {
+		dir := filepath.Join(v.dir, "raft")
 		if applied := m.AppliedIndex(); applied > 0 {
-			return fmt.Errorf("the log of group %s is missing from %s, the metadata has applied %d of its entries: restore the log",
-				name, filepath.Join(v.dir, "raft"), applied)
+			return fmt.Errorf("%w: the log of group %s is missing from %s, the metadata has applied %d of its entries", vde.ErrDamaged, name, dir, applied)
+		}
+		// Before the first checkpoint the metadata knows of nothing, but who has applied an entry has said that the store is in use.
+		if slot == 0 && v.eng.InUse() {
+			return fmt.Errorf("%w: the log of group %s is missing from %s, though the store was in use: what was in it is nowhere else", vde.ErrDamaged, name, dir)
 		}
 		raft, err = create(name, m)
 	}

@@ -201,24 +201,7 @@ func TestDamagedLogRepairedInPart(t *testing.T) {
 
 // So does that of a store that was never closed, with the entry that made the group.
 func TestDamagedHardStateOfAYoungStore(t *testing.T) {
-	s := &sample{MemFS: vfs.NewCrashableMem()}
-	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: s.MemFS}); err != nil {
-		t.Fatal(err)
-	}
-	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet(), SegmentSize: 128 << 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.Make(context.Background(), fs.NewNode{Parent: meta.RootIno, Name: "young", Mode: unix.S_IFREG | 0o600}); err != nil {
-		t.Fatal(err)
-	}
-	if err := v.Sync(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	c := s.clone()
-	if err := v.Close(); err != nil {
-		t.Fatal(err)
-	}
+	c := young(t)
 	flip(t, c, storeDir+"/raft/default/state", 20)
 	if r := runCheck(t, c, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog}); r.Left() != 0 || len(r.Findings) != 1 {
 		t.Errorf("not repaired:%s", describe(r))
@@ -395,5 +378,112 @@ func TestManyDamages(t *testing.T) {
 		if again.Left() == 0 {
 			contents(t, s.MemFS)
 		}
+	}
+}
+
+// young is a store that was killed before its first checkpoint: the metadata has nothing of it.
+func young(t *testing.T) *sample {
+	t.Helper()
+	s := &sample{MemFS: vfs.NewCrashableMem()}
+	if _, err := vde.Format(storeDir, vde.FormatOptions{Size: imageSize, FS: s.MemFS}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet(), SegmentSize: 128 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Make(context.Background(), fs.NewNode{Parent: meta.RootIno, Name: "young", Mode: unix.S_IFREG | 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	c := s.clone()
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A store whose log is gone is not taken for one that never had one.
+func TestMissingLogOfAYoungStore(t *testing.T) {
+	for _, what := range []string{"/raft/default", "/raft", "/raft/default/state"} {
+		t.Run(strings.ReplaceAll(what[1:], "/", "-"), func(t *testing.T) {
+			c := young(t)
+			if err := c.RemoveAll(storeDir + what); err != nil {
+				t.Fatal(err)
+			}
+			if err := replay(storeDir, c.MemFS); !errors.Is(err, vde.ErrDamaged) {
+				t.Fatalf("opened: %v", err)
+			}
+			if what == "/raft/default/state" {
+				return // the entries are there: see TestDamagedHardStateOfAYoungStore
+			}
+			before := c.sum(t) // what the attempt to open it has left is no log either
+			r := runCheck(t, c, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog})
+			if r.Left() != 1 || !strings.Contains(describe(r), "missing") || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, c.sum(t)) {
+				t.Fatalf("fsck says:%s", describe(r))
+			}
+			r = runCheck(t, c, check.Options{Repair: true, DropLog: true, Replay: replay, NewLog: replica.NewLog})
+			if r.Left() != 0 {
+				t.Fatalf("not repaired:%s", describe(r))
+			}
+			if got := contents(t, c.MemFS); len(got) != 0 {
+				t.Errorf("contents: %v", got)
+			}
+			if r := runCheck(t, c, check.Options{Data: true, Replay: replay, NewLog: replica.NewLog}); len(r.Findings) > 0 {
+				t.Errorf("afterwards:%s", describe(r))
+			}
+		})
+	}
+}
+
+// Opening a store in vain leaves it closed properly, so that its log can be made anew.
+func TestOpenedInVain(t *testing.T) {
+	s := makeSample(t)
+	if err := s.RemoveAll(storeDir + "/raft/default"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := replay(storeDir, s.MemFS); !errors.Is(err, vde.ErrDamaged) {
+			t.Fatalf("opened without a log: %v", err)
+		}
+	}
+	if !s.super(t).Clean {
+		t.Error("the mark that the store was closed properly is gone")
+	}
+	r := runCheck(t, s, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog})
+	if r.Left() != 0 {
+		t.Fatalf("not repaired:%s", describe(r))
+	}
+	if got := contents(t, s.MemFS); got["/file"] == "" {
+		t.Errorf("contents: %v", got)
+	}
+}
+
+// A store that is open, and that nothing was done to, is still one that was closed properly; with the first change it is not.
+func TestMarkedWithTheFirstChange(t *testing.T) {
+	s := makeSample(t)
+	v, err := replica.Open(storeDir, replica.Options{FS: s.MemFS, Logger: quiet(), SegmentSize: 128 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Lookup(context.Background(), meta.RootIno, "file"); err != nil {
+		t.Fatal(err)
+	}
+	if !s.super(t).Clean {
+		t.Error("marked as in use, though nothing has changed")
+	}
+	if _, err := v.Make(context.Background(), fs.NewNode{Parent: meta.RootIno, Name: "new", Mode: unix.S_IFREG | 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	if s.super(t).Clean {
+		t.Error("not marked as in use after a change")
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !s.super(t).Clean {
+		t.Error("not marked as closed properly")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"vdefs/consensus/logstore"
+	"vdefs/vde/layout"
 	"vdefs/vde/meta"
 )
 
@@ -86,10 +87,19 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 			pending = n
 		}
 	}
-	if !found && applied > 0 {
-		r.badLog(true, "the log of group %s is missing from %s, the metadata has applied %d of its entries", defaultGroup, dir, applied)
+	if found {
+		return pending, applied, nil
 	}
-	return pending, applied, nil
+	if applied > 0 {
+		r.badLog(true, "the log of group %s is missing from %s, the metadata has applied %d of its entries", defaultGroup, dir, applied)
+		return pending, applied, nil
+	}
+	// Before the first checkpoint the metadata knows of no entry, but the superblock of a store in use.
+	super, ok, err := r.super()
+	if ok && layout.InUse(super) {
+		r.badLog(true, "the log of group %s is missing from %s, though the store was in use", defaultGroup, dir)
+	}
+	return pending, applied, err
 }
 
 // badLog notes that a log cannot be read; first says that it is that of the default group. What it holds beyond the metadata is unknown then.

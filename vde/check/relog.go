@@ -72,7 +72,7 @@ func (r *run) judgeLog() (renewed bool, err error) {
 		return false, err
 	}
 	kept := group.Applied + uint64(len(left.Next))
-	if left.Last > kept || left.Last < group.Applied && !clean {
+	if left.Last > kept || (left.Last < group.Applied || left.Segments == 0) && !clean {
 		lost := fmt.Sprintf("what came after entry %d is lost, and nothing tells how much that is", kept)
 		if left.Last > kept {
 			lost = fmt.Sprintf("of the entries %d to %d not all can be read", kept+1, left.Last)
@@ -101,17 +101,22 @@ func (r *run) judgeLog() (renewed bool, err error) {
 // closedWith tells whether the store was closed properly when it was last in use, together with the metadata that has the fact closed:
 // then the log held nothing beyond it.
 func (r *run) closedWith(closed []byte) (bool, error) {
+	super, ok, err := r.super()
+	return ok && super.Clean && len(closed) == 8 && binary.LittleEndian.Uint64(closed) == super.CleanID, err
+}
+
+// super reads the superblock that counts; ok tells whether there is one.
+func (r *run) super() (_ layout.Superblock, ok bool, err error) {
 	geometry, err := layout.Geometry(r.info.Size / layout.BlockSize)
 	if err != nil {
-		return false, nil // said elsewhere
+		return layout.Superblock{}, false, nil // said elsewhere
 	}
 	p := &pass{run: r, fs: r.o.FS}
 	im, err := p.openImage(geometry)
 	if err != nil {
-		return false, err
+		return layout.Superblock{}, false, err
 	}
-	clean := im.known && im.super.Clean && len(closed) == 8 && binary.LittleEndian.Uint64(closed) == im.super.CleanID
-	return clean, im.close()
+	return im.super, im.known, im.close()
 }
 
 // renewLog puts a new log in the place of that in dir, which is kept beside the others' reach.

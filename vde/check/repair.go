@@ -473,7 +473,10 @@ func (f *fixer) withImage(do func(vfs.File) error) error {
 
 // writeSupers writes both copies, one after the other, so that at least one is whole at any time.
 func (f *fixer) writeSupers(file vfs.File, s layout.Superblock) error {
-	s.Generation++
+	// A store that was never in use goes on saying so (layout.InUse).
+	if s.Generation > 0 || s.Clean {
+		s.Generation++
+	}
 	b := s.Encode()
 	for _, block := range []uint64{0, s.Blocks - 1} {
 		if _, err := file.WriteAt(b, int64(block*layout.BlockSize)); err != nil {

@@ -124,3 +124,6 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 	}
 	return s, nil
 }
+
+// InUse tells whether a store has been changed since it was last closed properly, or since it was made, going by its superblock.
+func InUse(s Superblock) bool { return !s.Clean && s.Generation > 0 }
