@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
@@ -45,4 +46,14 @@ func NewLog(fs vfs.FS, dir string, node, applied, appliedTerm, term uint64, next
 	return logstore.WriteState(fs, dir, logstore.HardState{
 		NodeID: node, Term: max(term, appliedTerm), Commit: applied, Conf: conf, ConfIndex: applied + uint64(len(next)),
 	})
+}
+
+// OnlyVoter tells whether nobody but node takes part in the group in dir, voting or not, as far as its hard state can be read: one that is
+// damaged or missing speaks of nobody else.
+func OnlyVoter(fs vfs.FS, dir string, node uint64) bool {
+	_, conf, err := readMembership(fs, dir, node)
+	if err != nil {
+		return errors.Is(err, ErrCorrupt) || errors.Is(err, logstore.ErrNoState)
+	}
+	return slices.Equal(conf.GetVoters(), []uint64{node}) && len(conf.GetLearners())+len(conf.GetVotersOutgoing())+len(conf.GetLearnersNext()) == 0
 }

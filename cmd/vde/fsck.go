@@ -48,6 +48,7 @@ Exit codes, as of fsck(8): 0 clean, 1 repaired, 4 left as it is, 8 the check cou
 			}
 			report, err := check.Run(store, check.Options{
 				Data: data, Repair: repair, DropLog: dropLog, Logger: log, Progress: progress.show, Replay: replay(log), NewLog: replica.NewLog,
+				OnlyVoter: replica.OnlyVoter,
 			})
 			progress.done()
 			if err != nil {

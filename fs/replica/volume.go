@@ -414,3 +414,6 @@ func (v *Volume) Checkpoint() error { return v.eng.Checkpoint() }
 func NewLog(f vfs.FS, dir string, node, applied, appliedTerm, term uint64, next []logstore.Entry) error {
 	return consensus.NewLog(f, dir, node, applied, appliedTerm, term, next)
 }
+
+// OnlyVoter is what vde/check needs to know before it does so to a node of a cluster: see consensus.OnlyVoter.
+func OnlyVoter(f vfs.FS, dir string, node uint64) bool { return consensus.OnlyVoter(f, dir, node) }

@@ -35,6 +35,9 @@ type Options struct {
 	// NewLog makes the log of a group that only this node has, in place of one that is damaged, as consensus.NewLog. nil: a damaged
 	// log is not repaired.
 	NewLog func(fs vfs.FS, dir string, node, applied, appliedTerm, term uint64, next []logstore.Entry) error
+	// OnlyVoter tells whether what is left of the hard state in the directory of a group's log has nobody but node in it, as consensus.OnlyVoter.
+	// nil: a damaged log of a node of a cluster is not repaired.
+	OnlyVoter func(fs vfs.FS, dir string, node uint64) bool
 	// DropLog has Repair go on without the part of a damaged log that cannot be read, and without what stands behind it: what
 	// was written last. It is for a store that has no other copy.
 	DropLog bool

@@ -3,6 +3,7 @@ package check_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"golang.org/x/sys/unix"
 
+	"vdefs/consensus/logstore"
 	"vdefs/fs"
 	"vdefs/fs/replica"
 	"vdefs/vde"
@@ -486,4 +488,68 @@ func TestMarkedWithTheFirstChange(t *testing.T) {
 	if !s.super(t).Clean {
 		t.Error("not marked as closed properly")
 	}
+}
+
+// The log of a node of a cluster is made anew only where the cluster has no other node, as far as anything tells.
+func TestDamagedLogInACluster(t *testing.T) {
+	whole := makeSample(t)
+	state := storeDir + "/raft/default/state"
+	// member records a node, as the metadata of a cluster does.
+	member := func(s *sample, id uint64) {
+		s.set(t, binary.BigEndian.AppendUint64([]byte("f\x00\x00node"), id), []byte("{}"))
+	}
+	for _, c := range []struct {
+		name     string
+		do       func(s *sample)
+		repaired bool
+	}{
+		{"alone", func(s *sample) { member(s, 1); damageLog(t, s) }, true},
+		{"alone, without a hard state", func(s *sample) { member(s, 1); flip(t, s, state, 20) }, true},
+		{"of two", func(s *sample) { member(s, 1); member(s, 2); damageLog(t, s) }, false},
+		{"of two, without a hard state", func(s *sample) { member(s, 1); member(s, 2); flip(t, s, state, 20) }, false},
+		{"of unknown ones", func(s *sample) { damageLog(t, s) }, false},
+		{"with a voter that the metadata does not know", func(s *sample) {
+			member(s, 1)
+			hard, err := logstore.ReadState(s.MemFS, storeDir+"/raft/default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			hard.Conf = append(hard.Conf, 0x08, 2) // voters: 2
+			if err := logstore.WriteState(s.MemFS, storeDir+"/raft/default", hard); err != nil {
+				t.Fatal(err)
+			}
+			damageLog(t, s)
+		}, false},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
+			s := whole.clone()
+			if err := s.MkdirAll(storeDir+"/cluster", 0o700); err != nil {
+				t.Fatal(err)
+			}
+			c.do(s)
+			before := s.sum(t)
+			r := runCheck(t, s, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog, OnlyVoter: replica.OnlyVoter})
+			if !c.repaired {
+				if r.Left() != 1 || !strings.Contains(describe(r), "vde cluster remove") || !maps.Equal(before, s.sum(t)) {
+					t.Errorf("repaired, or not for that reason:%s", describe(r))
+				}
+				return
+			}
+			if r.Left() != 0 || len(r.Findings) != 1 {
+				t.Fatalf("not repaired:%s", describe(r))
+			}
+			if !replica.OnlyVoter(s.MemFS, storeDir+"/raft/default", 1) {
+				t.Error("the new log is not this node's alone")
+			}
+			if got := contents(t, s.MemFS); got["/file"] == "" {
+				t.Errorf("contents: %v", got)
+			}
+		})
+	}
+}
+
+// damageLog spoils the log of a closed store, so that it cannot be opened.
+func damageLog(t *testing.T, s *sample) {
+	t.Helper()
+	flip(t, s, s.logFile(t), 70)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -28,7 +29,7 @@ func (r *run) judgeLog() (renewed bool, err error) {
 		return false, nil
 	}
 	store := r.o.FS
-	if _, err := store.Stat(store.PathJoin(r.dir, clusterName)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := store.Stat(store.PathJoin(r.dir, clusterName)); !errors.Is(err, fs.ErrNotExist) && !r.onlyMember() {
 		f.What += "; the store is a node of a cluster: take it out with `vde cluster remove` on another node, and join anew with an empty directory"
 		return false, nil
 	}
@@ -96,6 +97,30 @@ func (r *run) judgeLog() (renewed bool, err error) {
 	}
 	f.Repaired, r.restricted = true, false
 	return true, nil
+}
+
+// onlyMember tells whether the cluster that the store is a node of has no other: then nobody was promised what the log held, and nobody
+// else has it. What is left of the hard state and the metadata must both say so. Each is durable before another node is sent anything: the
+// log begins anew then, behind a state that has the other node in it.
+func (r *run) onlyMember() bool {
+	if r.o.OnlyVoter == nil || !r.o.OnlyVoter(r.o.FS, r.o.FS.PathJoin(r.dir, raftName, defaultGroup), r.info.NodeID) {
+		return false
+	}
+	var members []uint64
+	err := r.peek(r.o.FS, func(db *pebble.DB) error {
+		lower, upper := []byte("f\x00\x00node"), []byte("f\x00\x00nodf")
+		it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+		if err != nil {
+			return err
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			if id := it.Key()[len(lower):]; len(id) == 8 {
+				members = append(members, binary.BigEndian.Uint64(id))
+			}
+		}
+		return errors.Join(it.Error(), it.Close())
+	})
+	return err == nil && slices.Equal(members, []uint64{r.info.NodeID})
 }
 
 // closedWith tells whether the store was closed properly when it was last in use, together with the metadata that has the fact closed:
