@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -170,6 +171,13 @@ func mountInBackground(ctx context.Context, cfg mountConfig, log logFlags) error
 	}
 	args := slices.Concat([]string{verb, "--foreground", "--log-file=" + path, "--log-format=" + log.format, "--log-level=" + log.level,
 		"--pprof=" + cfg.Pprof, "--options=" + cfg.Options.String()}, cfg.Node.args(), operands)
+	// The new daemon waits for one that is closing the store (holdStore): who waits here is told for what.
+	notice := time.AfterFunc(3*time.Second, func() {
+		if report, err := newControlClient(cfg.Store).status(ctx); err == nil && report.State == stateClosing {
+			fmt.Fprintf(os.Stderr, "vde %s: waiting for the daemon with pid %d, which is closing the store\n", verb, report.PID)
+		}
+	})
+	defer notice.Stop()
 	_, err = startDaemon(ctx, args, path)
 	return err
 }

@@ -87,7 +87,7 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	d.running = ctx
 
 	// From before the identity is read: two first mounts must not both make one.
-	if d.hold, err = d.holdStore(); err != nil {
+	if d.hold, err = d.holdStore(closingPatience); err != nil {
 		return explainOpen(d.cfg.Store, err)
 	}
 	if d.identity, err = prepareNode(d.cfg.Store, d.cfg.Node); err != nil {
@@ -126,9 +126,13 @@ func (d *daemon) run(ready *readyPipe) (err error) {
 	return errors.Join(err, closeErr)
 }
 
-// holdStore takes the store for this process. A daemon that is closing it is waited for: umount(8) returns when the mount has left the
+// closingPatience is how long a mount waits for a daemon that is closing the store. What is left to do then is bounded by the memory that the
+// daemon may use: one that takes longer has a disk that hangs.
+const closingPatience = 2 * time.Minute
+
+// holdStore takes the store for this process. A daemon that is closing it is waited for, for as long as patience: umount(8) returns when the mount has left the
 // tree, while what was written last is still on its way to the disk, and a mount that follows at once is no mistake.
-func (d *daemon) holdStore() (io.Closer, error) {
+func (d *daemon) holdStore(patience time.Duration) (io.Closer, error) {
 	const poll = 50 * time.Millisecond
 	// The daemon hears of its mount's end a moment later. One that goes on without a place in the tree has been unmounted lazily.
 	const moment = 2 * time.Second
@@ -151,6 +155,8 @@ func (d *daemon) holdStore() (io.Closer, error) {
 			}
 		case report.State != stateClosing:
 			return nil, err
+		case time.Since(start) > patience:
+			return nil, failf(exitTimeout, "store %s is still being closed by its daemon with pid %d after %v: see its log, and whether its disk answers", d.cfg.Store, report.PID, patience)
 		case !said:
 			d.log.WithField("pid", report.PID).Info("waiting for the daemon that is closing the store")
 			said = true
