@@ -435,6 +435,10 @@ func (g *Group) open() error {
 	return nil
 }
 
+// lostFromStart tells, of the hard state of a log without a single entry, whether there were some: the membership came with an entry, which is
+// durable before the hard state says so, unless it came with a snapshot.
+func lostFromStart(hard logstore.HardState) bool { return hard.ConfIndex > 0 && hard.SnapIndex == 0 }
+
 // start checks that hard state, log and state machine fit together, and replays.
 func (g *Group) start(hard logstore.HardState) error {
 	last, applied := g.log.LastIndex(), g.sm.AppliedIndex()
@@ -444,6 +448,10 @@ func (g *Group) start(hard logstore.HardState) error {
 			return err
 		}
 		last = applied
+	}
+	if last == 0 && lostFromStart(hard) {
+		return fmt.Errorf("%w: the hard state knows of entry %d, the log in %s is empty: it was lost; restore it, or take a snapshot of another node",
+			ErrLogGap, hard.ConfIndex, g.dir)
 	}
 	if term := g.log.LastTerm(); term > hard.Term {
 		return fmt.Errorf("%w: the log's last entry has term %d, the hard state says %d: the hard-state file in %s is older than the log, restore it",

@@ -409,21 +409,30 @@ func young(t *testing.T) *sample {
 
 // A store whose log is gone is not taken for one that never had one.
 func TestMissingLogOfAYoungStore(t *testing.T) {
-	for _, what := range []string{"/raft/default", "/raft", "/raft/default/state"} {
-		t.Run(strings.ReplaceAll(what[1:], "/", "-"), func(t *testing.T) {
+	remove := func(t *testing.T, c *sample, path string) {
+		if err := c.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, do := range map[string]func(t *testing.T, c *sample){
+		"directory":  func(t *testing.T, c *sample) { remove(t, c, storeDir+"/raft/default") },
+		"all logs":   func(t *testing.T, c *sample) { remove(t, c, storeDir+"/raft") },
+		"hard state": func(t *testing.T, c *sample) { remove(t, c, storeDir+"/raft/default/state") },
+		"segments":   func(t *testing.T, c *sample) { remove(t, c, c.logFile(t)) },
+		"contents":   func(t *testing.T, c *sample) { c.replace(t, c.logFile(t), nil) },
+	} {
+		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {
 			c := young(t)
-			if err := c.RemoveAll(storeDir + what); err != nil {
-				t.Fatal(err)
-			}
+			do(t, c)
 			if err := replay(storeDir, c.MemFS); !errors.Is(err, vde.ErrDamaged) {
 				t.Fatalf("opened: %v", err)
 			}
-			if what == "/raft/default/state" {
+			if what == "hard state" {
 				return // the entries are there: see TestDamagedHardStateOfAYoungStore
 			}
 			before := c.sum(t) // what the attempt to open it has left is no log either
 			r := runCheck(t, c, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog})
-			if r.Left() != 1 || !strings.Contains(describe(r), "missing") || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, c.sum(t)) {
+			if r.Left() != 1 || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, c.sum(t)) {
 				t.Fatalf("fsck says:%s", describe(r))
 			}
 			r = runCheck(t, c, check.Options{Repair: true, DropLog: true, Replay: replay, NewLog: replica.NewLog})

@@ -78,7 +78,7 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 		if name == defaultGroup && known {
 			from = applied
 		}
-		n, err := r.readLog(group, from, name == defaultGroup && known, hard.Term)
+		n, err := r.readLog(group, from, name == defaultGroup && known, hard)
 		if err != nil {
 			r.badLog(name == defaultGroup, "%s: %v", group, err)
 			continue
@@ -114,7 +114,7 @@ func (r *run) badLog(first bool, format string, args ...any) {
 }
 
 // readLog reads a log from end to end and counts its commands beyond applied.
-func (r *run) readLog(dir string, applied uint64, compare bool, term uint64) (pending uint64, err error) {
+func (r *run) readLog(dir string, applied uint64, compare bool, hard logstore.HardState) (pending uint64, err error) {
 	scratch := newScratchFS(r.o.FS)
 	var said strings.Builder
 	log := logrus.New()
@@ -130,8 +130,11 @@ func (r *run) readLog(dir string, applied uint64, compare bool, term uint64) (pe
 	}
 	first, last := l.FirstIndex(), l.LastIndex()
 	switch {
-	case l.LastTerm() > term:
-		return 0, fmt.Errorf("its last entry has term %d, its hard state says %d: the hard state is older than the log", l.LastTerm(), term)
+	case last == 0 && hard.ConfIndex > 0 && hard.SnapIndex == 0:
+		// The membership came with an entry, which is durable before the hard state is.
+		return 0, fmt.Errorf("it is empty, though its hard state knows of entry %d: the log was lost", hard.ConfIndex)
+	case l.LastTerm() > hard.Term:
+		return 0, fmt.Errorf("its last entry has term %d, its hard state says %d: the hard state is older than the log", l.LastTerm(), hard.Term)
 	case compare && first > applied+1:
 		return 0, fmt.Errorf("it begins with entry %d, but the metadata stands at entry %d: those between are lost", first, applied)
 	case compare && last < applied:

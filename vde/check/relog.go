@@ -73,7 +73,7 @@ func (r *run) judgeLog() (renewed bool, err error) {
 		return false, err
 	}
 	kept := group.Applied + uint64(len(left.Next))
-	if left.Last > kept || (left.Last < group.Applied || left.Segments == 0) && !clean {
+	if left.Last > kept || (left.Last < group.Applied || left.Last == 0) && !clean {
 		lost := fmt.Sprintf("what came after entry %d is lost, and nothing tells how much that is", kept)
 		if left.Last > kept {
 			lost = fmt.Sprintf("of the entries %d to %d not all can be read", kept+1, left.Last)
