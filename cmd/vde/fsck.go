@@ -99,13 +99,15 @@ func judge(report check.Report) exitCode {
 
 // advise tells what can be done about what was found.
 func advise(store string, report check.Report) string {
-	var repairable, blocks, other bool
+	var repairable, blocks, droppable, other bool
 	for _, f := range report.Findings {
 		switch {
 		case f.Repairable:
 			repairable = true
 		case f.Kind == check.KindBlock:
 			blocks = true
+		case f.Droppable:
+			droppable = true
 		default:
 			other = true
 		}
@@ -116,6 +118,9 @@ func advise(store string, report check.Report) string {
 	}
 	if blocks {
 		advice = append(advice, "write the files with bad blocks anew, from a backup (the rest of each can be read; on a node of a cluster `vde scrub` fetches them)")
+	}
+	if droppable {
+		advice = append(advice, fmt.Sprintf("restore the store from a backup, or, if there is none, run `vde fsck --repair --drop-log %s`", store))
 	}
 	if other {
 		what := "it cannot be repaired"

@@ -56,6 +56,8 @@ type Finding struct {
 	Repaired bool   `json:"repaired"`
 	// Repairable: Options.Repair repairs it, or has tried to.
 	Repairable bool `json:"repairable"`
+	// Droppable: Options.DropLog repairs it, and what cannot be read is lost.
+	Droppable bool `json:"droppable,omitempty"`
 }
 
 // Report is what Run found.

@@ -238,7 +238,7 @@ func TestDropLog(t *testing.T) {
 	}
 	before := s.sum(t)
 	r := runCheck(t, s, check.Options{Repair: true, Replay: replay, NewLog: replica.NewLog})
-	if r.Left() != 1 || r.Findings[0].Repairable || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, s.sum(t)) {
+	if r.Left() != 1 || r.Findings[0].Repairable || !r.Findings[0].Droppable || !strings.Contains(describe(r), "--drop-log") || !maps.Equal(before, s.sum(t)) {
 		t.Errorf("repaired without leave:%s", describe(r))
 	}
 	r = runCheck(t, s, check.Options{Repair: true, DropLog: true, Replay: replay, NewLog: replica.NewLog})

@@ -80,6 +80,7 @@ func (r *run) judgeLog() (renewed bool, err error) {
 		}
 		if !r.o.DropLog {
 			f.What += fmt.Sprintf("; %s: if there is no backup, `vde fsck --repair --drop-log` goes on without them", lost)
+			f.Droppable = true
 			return false, nil
 		}
 		r.note("%s: the store goes on without them", lost)
