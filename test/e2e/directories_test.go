@@ -14,7 +14,9 @@ import (
 // lookups are the names that the kernel has asked for since the mount.
 func (n *member) lookups() int {
 	n.t.Helper()
-	var status struct{ Mount struct{ Requests map[string]int } }
+	var status struct {
+		Mount struct{ Requests map[string]int }
+	}
 	if err := json.Unmarshal([]byte(n.vde("status", "--json", n.mnt)), &status); err != nil {
 		n.t.Fatal(err)
 	}
