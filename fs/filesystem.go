@@ -31,6 +31,7 @@ type filesystem struct {
 	others    SharedVolume // nil: nobody else has the volume
 	failures  failures
 	noRoom    noRoom
+	gone      goneNames
 	syncing   atomic.Bool // an early sync is under way
 	ownTimes  ownTimes
 	stats     counters

@@ -20,10 +20,7 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	}
 	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
-	if err == nil && f.goneElsewhere(in.NodeId, &inode) {
-		err = syscall.ESTALE
-	}
-	if err != nil {
+	if err = f.attrGone(&in.InHeader, &inode, err); err != nil {
 		return f.status(opGetattr, ino, err)
 	}
 	f.fillAttrOut(&inode, out)
@@ -42,10 +39,7 @@ func (f *filesystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	ino := f.ino(in.NodeId)
 	keep := f.refreshTimes(in.NodeId)
 	inode, err := f.volume.Inode(f.ctx, ino)
-	if err == nil && f.goneElsewhere(in.NodeId, &inode) {
-		err = syscall.ESTALE
-	}
-	if err != nil {
+	if err = f.attrGone(&in.InHeader, &inode, err); err != nil {
 		return f.status(opStatx, ino, err)
 	}
 	if keep {

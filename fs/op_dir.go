@@ -216,6 +216,9 @@ func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add fun
 	var entry fuse.DirEntry
 	if after < dotEntries {
 		inode, err := f.volume.Inode(f.ctx, dir)
+		if f.others != nil && ToErrno(err) == syscall.ESTALE {
+			err = syscall.ENOENT // another mount has removed it, and who lists it has it open
+		}
 		if err != nil {
 			return f.status(o, dir, err)
 		}
@@ -245,6 +248,9 @@ func (f *filesystem) list(o op, in *fuse.ReadIn, out *fuse.DirEntryList, add fun
 		entry = fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie + dotEntries}
 		return add(&entry, inode)
 	})
+	if f.others != nil && ToErrno(err) == syscall.ESTALE {
+		err = syscall.ENOENT // as above
+	}
 	return f.status(o, dir, err)
 }
 

@@ -4,8 +4,6 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"vdefs/vde/meta"
 )
 
 // Lookup finds a name. "." and ".." come from file handles (open_by_handle_at, NFS): "." also asks for an inode by its
@@ -28,12 +26,8 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 		return fuse.OK
 	}
 	inode, err := f.volume.Lookup(f.ctx, parent, name)
-	if ToErrno(err) == syscall.ENOENT && f.others != nil {
-		if dir, err := f.others.PeekInode(parent); err == nil && f.goneElsewhere(header.NodeId, &dir) {
-			return fuse.Status(syscall.ESTALE)
-		}
-	}
 	if err != nil {
+		err = f.lookupGone(header, parent, name, err)
 		if f.options.Timeouts.Negative > 0 && ToErrno(err) == syscall.ENOENT {
 			f.fillNegative(out) // node id 0: no such name, and that may be kept
 			return fuse.OK
@@ -48,12 +42,6 @@ func (f *filesystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name strin
 	}
 	f.fillEntry(&inode, out)
 	return fuse.OK
-}
-
-// goneElsewhere tells of a directory whether another mount has removed it, and it may be that the kernel has not been told yet: who came to
-// it by path gets ESTALE, and the kernel walks the path anew.
-func (f *filesystem) goneElsewhere(node uint64, inode *meta.Inode) bool {
-	return f.others != nil && inode.Nlink == 0 && inode.Mode&syscall.S_IFMT == syscall.S_IFDIR && !f.nodes.get(node).held
 }
 
 // Forget takes lookups back.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func TestClusterDirectories(t *testing.T) {
 		}
 		return err == nil
 	}
-	for i := range 12 {
+	for i := range 9 {
 		a, b := nodes[i%3], nodes[(i+1)%3] // a changes, b knows what was
 		d := fmt.Sprint("d", i)
 		must(os.MkdirAll(a.path(d+"/sub"), 0o755))
@@ -119,5 +120,47 @@ func TestClusterDirectories(t *testing.T) {
 	}
 	if exists(nodes[2].path("hang/file")) || !exists(nodes[2].path("hung/file")) {
 		t.Fatal("the mount that hung finds a directory where it was")
+	}
+}
+
+// TestClusterRemoveTogether removes a tree on two mounts at once: what the other one has removed is not there any more, and that is all.
+func TestClusterRemoveTogether(t *testing.T) {
+	nodes := newCluster(t, 3)
+	until(t, "three voters", nodes[0].voters(3))
+	for round := range 2 {
+		tree := fmt.Sprint("tree", round)
+		for i := range 9 {
+			dir := nodes[0].path(fmt.Sprint(tree, "/a", i, "/b/c"))
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for j := range 6 {
+				write(t, fmt.Sprint(dir, "/../f", j), []byte("x"))
+			}
+		}
+		var both sync.WaitGroup
+		for _, n := range nodes[:2] {
+			both.Go(func() {
+				// A directory that the other one empties at this moment is not empty yet, or is gone: the next attempt has nothing to say.
+				for attempt := 0; ; attempt++ {
+					out, err := exec.Command("rm", "-rf", n.path(tree)).CombinedOutput()
+					if strings.Contains(strings.ToLower(string(out)), "stale") {
+						t.Errorf("round %d, %s: %s", round, n.name, out)
+					}
+					if err == nil || attempt == 5 {
+						if err != nil {
+							t.Errorf("round %d, %s: %v, %s", round, n.name, err, out)
+						}
+						return
+					}
+				}
+			})
+		}
+		both.Wait()
+		for _, n := range nodes {
+			if _, err := os.Stat(n.path(tree)); !os.IsNotExist(err) {
+				t.Errorf("round %d, %s: %v", round, n.name, err)
+			}
+		}
 	}
 }
