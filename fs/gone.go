@@ -41,6 +41,9 @@ func (f *filesystem) attrGone(header *fuse.InHeader, inode *meta.Inode, err erro
 	if err == nil && f.goneElsewhere(header.NodeId, inode) {
 		err = syscall.ESTALE
 	}
+	if f.nodes.get(header.NodeId).opens > 0 {
+		return err // a file: fstat(2) does not begin again
+	}
 	return f.walkAgain(header, "", err)
 }
 

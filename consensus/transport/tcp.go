@@ -196,10 +196,15 @@ func (t *TCP) SetPeer(id uint64, addr string) {
 			p.cancel()
 		}
 		delete(t.peers, id)
-		for p != nil && len(p.idle) > 0 {
-			c := <-p.idle
-			delete(t.conns, c.conn)
-			_ = c.conn.Close()
+		for p != nil {
+			select {
+			case c := <-p.idle:
+				delete(t.conns, c.conn)
+				_ = c.conn.Close()
+				continue
+			default: // a question may have taken the last one meanwhile
+			}
+			break
 		}
 	case p != nil:
 		p.addr.Store(&addr)

@@ -151,7 +151,7 @@ func (w *lockWaits) owe(c *command.Lock) {
 	poke(w.owing)
 }
 
-// owes returns the inodes of which locks have to be given back, and first of those of ino.
+// owes returns the inodes of which locks have to be given back, firstOwed what comes first for one of them, and paid says that it is done.
 func (w *lockWaits) owes() (inos []meta.Ino) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -47,7 +47,6 @@ type node struct {
 	renew   sync.Mutex // one renewal of the session at a time
 
 	kernel  kernelQueue
-	mutes   mutes
 	locks   lockWaits
 	loose   *looseEnds
 	freezes freezes
@@ -81,6 +80,8 @@ type node struct {
 type seen struct {
 	at   time.Time
 	free uint64 // blocks; 0: not told yet
+	// mute is when it was last asked in vain, and waited for, whether its kernel knows of a change (told.go).
+	mute time.Time
 }
 
 // session is this mount as the groups know it.

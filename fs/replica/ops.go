@@ -242,7 +242,7 @@ func (v *Volume) Rmdir(ctx context.Context, parent meta.Ino, name string) (meta.
 	res, err := v.change(ctx, &command.Remove{Parent: parent, Name: name, Dir: true})
 	if err == nil {
 		v.orphaned(&res)
-		v.othersTold(ctx, false) // that it is gone, whoever comes by its name is told
+		v.othersTold(ctx, false) // not of the name: see fs.goneElsewhere
 	}
 	return res.Inode, err
 }

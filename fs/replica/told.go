@@ -25,12 +25,6 @@ const askTold = 't'
 // rests on a lease of the leader for a moment (consensus/lease.go), and clocks do not run alike.
 const toldTimeout = fs.SharedTimeout + 500*time.Millisecond
 
-// mutes are mounts that did not answer.
-type mutes struct {
-	mu    sync.Mutex
-	since map[uint64]time.Time // by session: when it was last asked in vain, and waited for; guarded by mu
-}
-
 // answerTold answers askTold.
 func (n *node) answerTold(ctx context.Context, names bool) []byte {
 	ctx, cancel := context.WithTimeout(ctx, toldTimeout)
@@ -86,29 +80,19 @@ func (n *node) askTold(ctx context.Context, s posix.Session, names bool) {
 	if err == nil {
 		return // it lives
 	}
-	n.mutes.mu.Lock()
-	defer n.mutes.mu.Unlock()
-	if n.mutes.since == nil {
-		n.mutes.since = map[uint64]time.Time{}
+	n.seenMu.Lock()
+	defer n.seenMu.Unlock()
+	if known, ok := n.seen[s.ID]; ok {
+		known.mute = began
+		n.seen[s.ID] = known
 	}
-	n.mutes.since[s.ID] = began
 }
 
 // isMute tells whether a mount has been waited for in vain and has not said since that it lives: then it learns nothing that it could
 // tell its kernel, which holds nothing any more.
 func (n *node) isMute(session uint64) bool {
-	n.mutes.mu.Lock()
-	defer n.mutes.mu.Unlock()
-	since, mute := n.mutes.since[session]
-	if !mute {
-		return false
-	}
 	n.seenMu.Lock()
 	defer n.seenMu.Unlock()
-	heard := n.seen[session].at
-	if heard.After(since) {
-		delete(n.mutes.since, session)
-		return false
-	}
-	return time.Since(heard) > n.lease/2 // it says so twice in that time
+	s, known := n.seen[session]
+	return known && s.at.Before(s.mute) && time.Since(s.at) > n.lease/2 // it says so twice in that time
 }

@@ -95,16 +95,21 @@ func TestKernelQueue(t *testing.T) {
 		if err := q.flush(context.Background(), false); err != nil || time.Since(began) < fs.SharedTimeout {
 			t.Fatalf("%v after %v: the kernel may hold what it was not told of", err, time.Since(began))
 		}
-		for i := range meta.Ino(kernelQueueMax + 5) {
-			q.mu.Lock()
-			q.inodes.add(100+i, false)
-			q.mu.Unlock()
-		}
-		q.forget(3) // no room, unless it has been emptied meanwhile
-		if err := q.flush(context.Background(), false); err != nil {
-			t.Fatal(err)
-		}
 	})
+
+	full := newKernelQueue() // and nobody empties it
+	full.kernel = &toldKernel{}
+	for i := range meta.Ino(kernelQueueMax) {
+		full.forget(100 + i)
+	}
+	full.forget(100)
+	if !full.lost.IsZero() {
+		t.Error("something is lost though there was room")
+	}
+	full.forget(1)
+	if full.lost.IsZero() {
+		t.Error("what has no room is not noted as lost")
+	}
 }
 
 // TestOthersTold: who renames or removes a directory, or changes who may use it, returns when the kernels of the other mounts have been
