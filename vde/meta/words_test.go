@@ -3,7 +3,9 @@ package meta
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -16,18 +18,28 @@ func (silent) Infof(string, ...any)  {}
 func (silent) Errorf(string, ...any) {}
 func (silent) Fatalf(string, ...any) {}
 
-// listed remembers what Pebble reports of damage.
+// listed remembers what Pebble reports of damage. Pebble reports from goroutines of its own, also while a store is being opened.
 type listed struct {
 	silent
-	said *[]string
+	mu   sync.Mutex
+	said []string
 }
 
-func (l listed) Errorf(format string, args ...any) {
+func (l *listed) Errorf(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, a := range args {
 		if err, ok := a.(error); ok {
-			*l.said = append(*l.said, err.Error())
+			l.said = append(l.said, err.Error())
 		}
 	}
+}
+
+// all returns what was reported until now.
+func (l *listed) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.said)
 }
 
 func noBarrier() error { return nil }
@@ -155,8 +167,8 @@ func TestDamageInWords(t *testing.T) {
 			} else {
 				change(t, f, path, c.do)
 			}
-			var logged []string
-			s, err := Open("meta", Options{FS: f, Barrier: noBarrier, Logger: listed{said: &logged}})
+			logged := &listed{}
+			s, err := Open("meta", Options{FS: f, Barrier: noBarrier, Logger: logged})
 			if err == nil {
 				err = s.Walk(func(_, _ []byte) (bool, error) { return true, nil })
 				if cerr := s.Close(); cerr != nil {
@@ -169,7 +181,7 @@ func TestDamageInWords(t *testing.T) {
 			if !IsDamage(err) {
 				t.Errorf("not called damage: %v", err)
 			}
-			for _, text := range append(logged, err.Error()) {
+			for _, text := range append(logged.all(), err.Error()) {
 				if strings.ContainsAny(text, "<\n") || strings.Contains(text, "objstorage") || strings.Contains(text, "dirname") {
 					t.Errorf("says %q", text)
 				}
