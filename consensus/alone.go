@@ -28,6 +28,11 @@ var ErrNoVote = errors.New("this node has no vote in the group")
 
 // LookAlone tells what ForceAlone would go on with. It changes nothing.
 func LookAlone(fs vfs.FS, dir string, node uint64) ([]Remains, error) {
+	return look(fs, dir, node, true)
+}
+
+// look is LookAlone; without vote this node need not have one.
+func look(fs vfs.FS, dir string, node uint64, vote bool) ([]Remains, error) {
 	m := &Manager{cfg: Config{FS: fs, Dir: dir, NodeID: node}}
 	names, err := m.Groups()
 	if err != nil {
@@ -39,7 +44,7 @@ func LookAlone(fs vfs.FS, dir string, node uint64) ([]Remains, error) {
 		if err != nil {
 			return nil, fmt.Errorf("group %s: %w", name, err)
 		}
-		if !slices.Contains(conf.GetVoters(), node) {
+		if vote && !slices.Contains(conf.GetVoters(), node) {
 			return nil, fmt.Errorf("group %s: %w: it has those of nodes %d", name, ErrNoVote, conf.GetVoters())
 		}
 		left, err := logstore.Look(fs, m.groupDir(name), math.MaxUint64)
@@ -71,7 +76,16 @@ func readMembership(fs vfs.FS, dir string, node uint64) (logstore.HardState, *pb
 // would go on without what happens here. No manager may have dir open. It can be done again after a crash, which leaves each
 // group as it was or alone.
 func ForceAlone(fs vfs.FS, dir string, node uint64, segmentSize int64, logger logrus.FieldLogger) ([]Remains, error) {
-	list, err := LookAlone(fs, dir, node)
+	return force(fs, dir, node, segmentSize, logger, true)
+}
+
+// PretendAlone is ForceAlone for a copy of the groups that is thrown away when it has been looked at. This node need not have a vote in them.
+func PretendAlone(fs vfs.FS, dir string, node uint64, segmentSize int64, logger logrus.FieldLogger) ([]Remains, error) {
+	return force(fs, dir, node, segmentSize, logger, false)
+}
+
+func force(fs vfs.FS, dir string, node uint64, segmentSize int64, logger logrus.FieldLogger, vote bool) ([]Remains, error) {
+	list, err := look(fs, dir, node, vote)
 	if err != nil {
 		return nil, err
 	}

@@ -47,8 +47,8 @@ Exit codes, as of fsck(8): 0 clean, 1 repaired, 4 left as it is, 8 the check cou
 				return usagef("--drop-log is a way to repair: give --repair too")
 			}
 			report, err := check.Run(store, check.Options{
-				Data: data, Repair: repair, DropLog: dropLog, Logger: log, Progress: progress.show, Replay: replay(log), NewLog: replica.NewLog,
-				OnlyVoter: replica.OnlyVoter,
+				Data: data, Repair: repair, DropLog: dropLog, Logger: log, Progress: progress.show, Replay: replay(log), Rehearse: rehearse(log),
+				NewLog: replica.NewLog, OnlyVoter: replica.OnlyVoter,
 			})
 			progress.done()
 			if err != nil {
@@ -82,6 +82,13 @@ func replay(log *logrus.Logger) func(string, vfs.FS) error {
 			return err
 		}
 		return volume.Close()
+	}
+}
+
+// rehearse returns what does so, in a copy, where other nodes have to say how much of the log counts.
+func rehearse(log *logrus.Logger) func(string, vfs.FS) error {
+	return func(dir string, fs vfs.FS) error {
+		return replica.Rehearse(dir, replica.Options{FS: fs, Logger: log})
 	}
 }
 

@@ -75,3 +75,14 @@ func GoOnAlone(dir string, o Options) (Survivor, error) {
 	}
 	return s, nil
 }
+
+// Rehearse applies all that the logs of a store hold, whether it was committed or not, as far as this node has it: what the store of a node of a
+// cluster is judged by. o.FS must keep all changes to itself: it is a copy, which no node may ever run with.
+func Rehearse(dir string, o Options) error {
+	o.Cluster, o.alone, o.pretend = nil, &Survivor{}, true
+	v, err := Open(dir, o)
+	if err != nil {
+		return err
+	}
+	return v.Close()
+}

@@ -86,7 +86,11 @@ func (c *testCluster) begin(n int) {
 func (c *testCluster) format(id uint64, addr string) *testNode {
 	c.t.Helper()
 	dir := filepath.Join(c.dir, fmt.Sprint("n", id))
-	if _, err := vde.Format(dir, vde.FormatOptions{Size: c.size, NodeID: id}); err != nil {
+	o := vde.FormatOptions{Size: c.size, NodeID: id}
+	if c.disk != nil {
+		o.FS = c.disk(id)
+	}
+	if _, err := vde.Format(dir, o); err != nil {
 		c.t.Fatal(err)
 	}
 	n := &testNode{dir: dir, cfg: &cluster.Config{

@@ -48,6 +48,7 @@ type Options struct {
 	resolve time.Duration // 0: resolveAfter
 	old     bool          // knows operations of level 0 only
 	alone   *Survivor     // not nil: see GoOnAlone
+	pretend bool          // with alone: see Rehearse
 }
 
 // joinTimeout is how long a node waits at its start to hear of a majority of the others.
@@ -132,7 +133,11 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	}()
 	if o.alone != nil {
 		o.alone.Node = v.eng.Info().NodeID
-		o.alone.Groups, err = consensus.ForceAlone(o.FS, o.FS.PathJoin(dir, "raft"), o.alone.Node, o.SegmentSize, o.Logger)
+		force := consensus.ForceAlone
+		if o.pretend {
+			force = consensus.PretendAlone
+		}
+		o.alone.Groups, err = force(o.FS, o.FS.PathJoin(dir, "raft"), o.alone.Node, o.SegmentSize, o.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("store %s: %w", dir, err)
 		}

@@ -32,6 +32,9 @@ type Options struct {
 	// Replay opens the store in dir through fs, applies what its logs hold beyond the metadata, and closes it cleanly:
 	// a mount without a mount point. nil: the log is not replayed (see the package comment for what that means).
 	Replay func(dir string, fs vfs.FS) error
+	// Rehearse does so for a node of a cluster with other members, whether entries were committed or not, and without closing it for
+	// others to go on with: it is only given a file system that keeps every change in memory. nil: such a log is not replayed.
+	Rehearse func(dir string, fs vfs.FS) error
 	// NewLog makes the log of a group that only this node has, in place of one that is damaged, as consensus.NewLog. nil: a damaged
 	// log is not repaired.
 	NewLog func(fs vfs.FS, dir string, node, applied, appliedTerm, term uint64, next []logstore.Entry) error
@@ -71,8 +74,8 @@ type Report struct {
 
 	// Clean: the store was closed properly when it was last in use.
 	Clean bool `json:"clean"`
-	// Applied is the log entry that the metadata stands at, of group 0; LogEntries are the commands behind it, which the
-	// next mount applies (or Replay has applied).
+	// Applied is the log entry that the metadata stands at, of group 0; LogEntries are the commands of all logs behind what the metadata
+	// has of them, which the next mount applies (or Replay has applied).
 	Applied    uint64 `json:"applied"`
 	LogEntries uint64 `json:"log_entries"`
 
@@ -146,6 +149,9 @@ type run struct {
 	// lost is the finding about the log of the default group, if that is damaged; nil otherwise.
 	lost *finding
 
+	// shared: other nodes hold the same, so what is the same on all of them is not repaired here.
+	shared bool
+
 	// restricted: the log holds more than the state, so no repair may change what its replay does.
 	restricted bool
 }
@@ -186,6 +192,9 @@ func (r *run) run() (err error) {
 	}
 	r.report.UUID = r.info.UUID
 	fs := r.o.FS
+	if r.shared, err = r.hasOthers(); err != nil {
+		return err
+	}
 	pending, applied, err := r.readLogs()
 	if err != nil {
 		return err
@@ -231,7 +240,11 @@ func (r *run) run() (err error) {
 // that it returns. It returns nil if the store is to be judged as it is.
 func (r *run) replay(pending uint64) (*scratchFS, error) {
 	r.restricted = true
-	if r.o.Replay == nil {
+	replay := r.o.Replay
+	if r.shared {
+		replay = r.o.Rehearse
+	}
+	if replay == nil || r.shared && r.o.Repair {
 		r.note("the log holds %d entries beyond the metadata; the next mount applies them", pending)
 		return nil, nil
 	}
@@ -250,7 +263,7 @@ func (r *run) replay(pending uint64) (*scratchFS, error) {
 		}
 	}
 	scratch := newScratchFS(r.o.FS)
-	err = r.o.Replay(r.dir, scratch)
+	err = replay(r.dir, scratch)
 	if err != nil && r.o.Repair {
 		// What keeps the log from being applied may be among what can be repaired before.
 		if err := r.repair(); err != nil {
@@ -268,7 +281,11 @@ func (r *run) replay(pending uint64) (*scratchFS, error) {
 	}
 	r.restricted = false
 	if !r.o.Repair {
-		r.note("the log holds %d entries beyond the metadata; judged as after the next mount, which applies them", pending)
+		what := "as after the next mount, which applies them"
+		if r.shared {
+			what = "with them, though only the other nodes can tell which of them count"
+		}
+		r.note("the log holds %d entries beyond the metadata; judged %s", pending, what)
 		return scratch, nil
 	}
 	// It works.

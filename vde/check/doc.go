@@ -33,8 +33,13 @@
 // A damaged log keeps a store from being opened, though the metadata has nearly all that was in it. Where nothing else can have been in it,
 // or what can be read of it has the rest, a new one takes its place (see judgeLog).
 //
-// Repairs happen outside of the log. Where a store is one of several replicas, its copy differs from the others
-// afterwards: let it fetch a snapshot from another one instead.
+// Repairs happen outside of the log. Where a store is one of several replicas, its copy would differ from the others
+// afterwards, so only what each has for itself is repaired: superblocks, bitmap, reference counts.
+//
+// # Nodes of a cluster
+//
+// How much of the log counts, only the other nodes could say. Options.Rehearse applies all of it, in memory: any prefix of it makes a whole
+// state of its group. Between groups it may not: see halves.go.
 //
 // # Cost
 //

@@ -133,6 +133,14 @@ func (p *pass) judgeInodes() {
 // judgeLinks compares an inode's link count and its place among those to be freed with its names.
 func (p *pass) judgeLinks(in *inode) {
 	ino, isRoot := in.ino, in.ino == meta.RootIno
+	if half := p.halfway[ino]; half > 0 && in.dir < 0 && in.nlink == in.names+half && in.state&isListed == 0 {
+		p.halves++
+		return
+	}
+	// In a group the count, and the place in the list, are of one piece.
+	if whole := (in.nlink == 0) == (in.state&isListed != 0); whole && in.dir < 0 && in.names != in.nlink && p.isApart(ino) {
+		return
+	}
 	if in.names == 0 && !isRoot {
 		used := in.dir >= 0 && p.dirs[in.dir].entries > 0
 		what := ""

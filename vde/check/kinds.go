@@ -80,6 +80,10 @@ type finding struct {
 	alone bool
 }
 
+// own tells whether a repair changes only what each node has for itself. All else is the same on all nodes, and what the log brings builds on
+// it: changed on one of them, inodes get other numbers there than on the others.
+func (f *finding) own() bool { return f.alone || f.Kind == KindFact || f.stage >= stageRefs }
+
 // add notes a finding that cannot be repaired.
 func (p *pass) add(k Kind, format string, args ...any) {
 	p.addFix(finding{Finding: Finding{Kind: k, What: fmt.Sprintf(format, args...)}})
@@ -91,6 +95,9 @@ func (p *pass) fixable(k Kind, s stage, fix func(*fixer) error, format string, a
 }
 
 func (p *pass) addFix(f finding) {
+	if p.run.shared && !f.own() {
+		f.fix = nil
+	}
 	f.Repairable = f.fix != nil
 	if len(p.findings) >= maxFindings {
 		p.counts.More++

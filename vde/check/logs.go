@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,11 +24,12 @@ const defaultGroup = "default"
 
 const logChunk = 4 << 20 // bytes of a log read at once
 
-// readLogs reads every log of the store from end to end, and tells how many commands that of group 0 holds beyond the
-// metadata. Logs are opened on a scratch, as opening one cuts off its torn tail.
+// readLogs reads every log of the store from end to end, and tells how many commands they hold beyond the metadata, and how far that
+// has applied the log of group 0. Logs are opened on a scratch, as opening one cuts off its torn tail.
 func (r *run) readLogs() (pending, applied uint64, err error) {
 	f := r.o.FS
-	known := r.applied(f, &applied)
+	stands := r.applied(f)
+	applied = stands[defaultGroup]
 	dir := f.PathJoin(r.dir, raftName)
 	names, err := f.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,18 +76,13 @@ func (r *run) readLogs() (pending, applied uint64, err error) {
 			r.badLog(name == defaultGroup, "%s: %v", group, err)
 			continue
 		}
-		from := uint64(0)
-		if name == defaultGroup && known {
-			from = applied
-		}
-		n, err := r.readLog(group, from, name == defaultGroup && known, hard)
+		from, known := stands[name]
+		n, err := r.readLog(group, from, known, hard)
 		if err != nil {
 			r.badLog(name == defaultGroup, "%s: %v", group, err)
 			continue
 		}
-		if name == defaultGroup {
-			pending = n
-		}
+		pending += n
 	}
 	if found {
 		return pending, applied, nil
@@ -130,6 +127,8 @@ func (r *run) readLog(dir string, applied uint64, compare bool, hard logstore.Ha
 	}
 	first, last := l.FirstIndex(), l.LastIndex()
 	switch {
+	case compare && last < applied && applied == hard.SnapIndex:
+		return 0, nil // a crash came while a snapshot was installed; the log begins anew behind it
 	case last == 0 && hard.ConfIndex > 0 && hard.SnapIndex == 0:
 		// The membership came with an entry, which is durable before the hard state is.
 		return 0, fmt.Errorf("it is empty, though its hard state knows of entry %d: the log was lost", hard.ConfIndex)
@@ -146,7 +145,7 @@ func (r *run) readLog(dir string, applied uint64, compare bool, hard logstore.Ha
 			return 0, err
 		}
 		for _, e := range entries {
-			if compare && e.Index > applied && e.Type == logstore.EntryCommand {
+			if compare && e.Index > applied && (e.Type == logstore.EntryCommand || e.Type == logstore.EntryTagged) {
 				pending++
 			}
 		}
@@ -171,18 +170,65 @@ func (r *run) nodeID() uint64 {
 	return hard.NodeID
 }
 
-// applied reads how far the log of group 0 was applied to the metadata. What cannot be read is reported by the pass.
-func (r *run) applied(f vfs.FS, applied *uint64) (known bool) {
+// applied reads how far the log of each group was applied to the metadata, by the group's name. A group that the metadata does not know is
+// missing; what cannot be read is reported by the pass.
+func (r *run) applied(f vfs.FS) map[string]uint64 {
+	stands := map[string]uint64{}
 	err := r.peek(f, func(db *pebble.DB) error {
-		v, err := getKey(db, binary.BigEndian.AppendUint16([]byte{'g'}, 0))
+		names := map[uint16]string{0: defaultGroup}
+		err := eachFact(db, "group", func(_, value []byte) {
+			var g struct {
+				Slot uint16 `json:"slot"`
+				Name string `json:"name"`
+			}
+			if json.Unmarshal(value, &g) == nil && g.Slot > 0 {
+				names[g.Slot] = g.Name
+			}
+		})
 		if err != nil {
 			return err
 		}
-		g, err := meta.DecodeGroup(0, v)
-		*applied = g.Applied
-		return err
+		for slot, name := range names {
+			v, err := getKey(db, binary.BigEndian.AppendUint16([]byte{'g'}, slot))
+			if errors.Is(err, pebble.ErrNotFound) && slot > 0 {
+				stands[name] = 0
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			g, err := meta.DecodeGroup(slot, v)
+			if err != nil {
+				return err
+			}
+			stands[name] = g.Applied
+		}
+		return nil
 	})
-	return err == nil
+	if err != nil {
+		return nil
+	}
+	return stands
+}
+
+// eachFact yields the facts of group 0 whose name is a word with one number: what follows the word, and the value.
+func eachFact(db *pebble.DB, word string, yield func(number, value []byte)) error {
+	lower := append([]byte("f\x00\x00"), word...)
+	upper := append(slices.Clone(lower[:len(lower)-1]), lower[len(lower)-1]+1)
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if number := it.Key()[len(lower):]; len(number) == 8 {
+			yield(number, value)
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
 }
 
 // peek opens the metadata for a short look.

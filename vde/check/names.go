@@ -160,6 +160,9 @@ func (p *pass) judgeNames() {
 			}
 			continue
 		}
+		if e.Type == unix.S_IFREG && p.isApart(e.Ino) {
+			continue
+		}
 		p.fixable(KindEntry, stageDrop, func(f *fixer) error { return f.drop(e) },
 			"directory %d: entry %q names inode %d, which does not exist", e.dir, e.Name, e.Ino)
 	}

@@ -41,6 +41,12 @@ type pass struct {
 	overlaps             int
 	strayExtents         bool // some extents cannot be right, so it is not known which blocks are in use
 
+	// What operations on two groups have left between their halves, by session and sequence.
+	pending, dropped map[string]meta.Ino
+	placed, did      map[string]bool
+	halfway          map[meta.Ino]uint32 // names that an inode counts and that are not there, or not any more, for that
+	halves, apart    uint64              // inodes for which this is all; inodes that other groups are ahead of or behind
+
 	// Found while entries are read, judged when all is known.
 	dangling  []named
 	nameTwice map[meta.Ino]bool // directories that several entries name
@@ -140,6 +146,7 @@ func (r *run) pass(fs vfs.FS, data bool) (_ *pass, err error) {
 	defer func() { err = errors.Join(err, scratch.close()) }()
 	p := &pass{
 		run: r, fs: scratch, missing: map[meta.Ino]*missing{}, groups: map[uint16]*groupUse{}, facts: map[string][]byte{},
+		pending: map[string]meta.Ino{}, dropped: map[string]meta.Ino{}, placed: map[string]bool{}, did: map[string]bool{}, halfway: map[meta.Ino]uint32{},
 		nameTwice: map[meta.Ino]bool{}, seed: maphash.MakeSeed(),
 	}
 	blocks := r.info.Size / layout.BlockSize
@@ -166,8 +173,10 @@ func (r *run) pass(fs vfs.FS, data bool) (_ *pass, err error) {
 		}
 	}
 	if !p.incomplete {
+		p.countHalves()
 		p.judgeNames()
 		p.judgeInodes()
+		p.noteHalves()
 		p.judgeGroups()
 		if err := p.judgeBlocks(geometry); err != nil {
 			return nil, err
@@ -331,6 +340,7 @@ func (p *pass) readFact(k meta.Key, v []byte) {
 	if err := meta.CheckFact(k.Name, v); err != nil {
 		p.add(KindFact, "group %d: %v", slot, err)
 	}
+	p.readHalf(k.Name, v)
 }
 
 func (p *pass) readOrphan(k meta.Key, _ []byte) {

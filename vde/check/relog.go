@@ -107,21 +107,46 @@ func (r *run) onlyMember() bool {
 	if r.o.OnlyVoter == nil || !r.o.OnlyVoter(r.o.FS, r.o.FS.PathJoin(r.dir, raftName, defaultGroup), r.info.NodeID) {
 		return false
 	}
-	var members []uint64
-	err := r.peek(r.o.FS, func(db *pebble.DB) error {
-		lower, upper := []byte("f\x00\x00node"), []byte("f\x00\x00nodf")
-		it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-		if err != nil {
-			return err
-		}
-		for ok := it.First(); ok; ok = it.Next() {
-			if id := it.Key()[len(lower):]; len(id) == 8 {
-				members = append(members, binary.BigEndian.Uint64(id))
-			}
-		}
-		return errors.Join(it.Error(), it.Close())
-	})
+	members, err := r.members()
 	return err == nil && slices.Equal(members, []uint64{r.info.NodeID})
+}
+
+// members are the nodes that the metadata knows.
+func (r *run) members() (members []uint64, err error) {
+	err = r.peek(r.o.FS, func(db *pebble.DB) error {
+		return eachFact(db, "node", func(id, _ []byte) { members = append(members, binary.BigEndian.Uint64(id)) })
+	})
+	return members, err
+}
+
+// hasOthers tells whether other nodes hold what the store holds, or did when it was a member of their cluster.
+func (r *run) hasOthers() (bool, error) {
+	f := r.o.FS
+	if _, err := f.Stat(f.PathJoin(r.dir, clusterName)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if r.o.OnlyVoter == nil {
+		return true, nil
+	}
+	logs := f.PathJoin(r.dir, raftName)
+	names, err := f.List(logs)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look into %s: %w", logs, err)
+	}
+	for _, name := range names {
+		dir := f.PathJoin(logs, name)
+		st, err := f.Stat(dir)
+		if err != nil {
+			return false, err
+		}
+		if st.IsDir() && !r.o.OnlyVoter(f, dir, r.info.NodeID) {
+			return true, nil
+		}
+	}
+	members, err := r.members() // what cannot be read is reported by the pass
+	return err == nil && slices.ContainsFunc(members, func(id uint64) bool { return id != r.info.NodeID }), nil
 }
 
 // closedWith tells whether the store was closed properly when it was last in use, together with the metadata that has the fact closed:
