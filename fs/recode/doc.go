@@ -44,6 +44,9 @@
 //
 // # Limits
 //
+// Candidates are noted in a file from when they are written until they have been looked at, so that the next mount does what
+// this one was ended before (see noted).
+//
 // Workers in the background: half of the processors, 2 at most. Beside them at most closingSlots closes are served at a
 // time. All together take at most Options.Memory: who encodes waits until there is room for what the picture needs (png.Needs),
 // and one that needs more than there is in all stays as it is. A mount gives them a third of its memory. The queue holds maxQueue files;
@@ -51,6 +54,6 @@
 //
 // # Goroutines and locks
 //
-// Run starts the workers and the swapper (it swaps what a close has prepared), and waits for them. Recoder.mu is held for
+// Run starts the workers, the swapper (it swaps what a close has prepared) and the keeper of the file of candidates, and waits for them. Recoder.mu is held for
 // no call out of this package.
 package recode

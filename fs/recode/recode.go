@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
 
@@ -44,11 +45,14 @@ var (
 // Options say how files are re-encoded. The zero value is a Recoder that heeds the directories' attributes only.
 type Options struct {
 	Mode    Mode
-	Level   png.Level     // 0: png.Default
-	Workers int           // in the background; 0: half of the processors, 2 at most
-	Memory  int64         // bytes that all pictures may take that are worked on at a time, 24 MiB at least; 0: 320 MiB
-	Delay   time.Duration // from the close to the first look; 0: 250 ms, in which many a program opens the file again
-	Logger  logrus.FieldLogger
+	Level   png.Level // 0: png.Default
+	Workers int       // in the background; 0: half of the processors, 2 at most
+	Memory  int64     // bytes that all pictures may take that are worked on at a time, 24 MiB at least; 0: 320 MiB
+	// FS and Queue are a file that keeps what is to be looked at for the next mount (see noted). FS nil: nothing is kept.
+	FS     vfs.FS
+	Queue  string
+	Delay  time.Duration // from the close to the first look; 0: 250 ms, in which many a program opens the file again
+	Logger logrus.FieldLogger
 }
 
 const (
@@ -102,6 +106,7 @@ type Recoder struct {
 	stats    Stats
 
 	preparedBytes int // of prepared
+	noted         noted
 }
 
 // prepared is a file that was encoded and not yet swapped in.
@@ -141,6 +146,8 @@ func New(store Store, o Options) *Recoder {
 		queued: map[meta.Ino]job{}, working: map[meta.Ino]struct{}{}, prepared: map[meta.Ino]*prepared{}, stats: Stats{Skipped: map[string]uint64{}},
 	}
 	r.freed.L = &r.mu
+	r.noted = noted{fs: o.FS, path: o.Queue, wake: make(chan struct{}, 1), todo: map[meta.Ino]place{}, failed: map[meta.Ino]struct{}{}}
+	r.loadNoted()
 	r.png.Level = o.Level
 	r.png.MaxBytes = min(maxFile, o.Memory/2)
 	// See png.Needs; a file is about as large as the decoded picture at most.
@@ -160,7 +167,9 @@ func (r *Recoder) Attach(mount fs.Announcer) {
 		for ino := range r.prepared {
 			r.dropLocked(ino)
 		}
+		return
 	}
+	r.resumeLocked()
 }
 
 // WaitsAtClose implements fs.SelfChanger.
@@ -173,6 +182,7 @@ func (r *Recoder) Run(stop <-chan struct{}) {
 		workers.Go(r.work)
 	}
 	workers.Go(r.swapper)
+	workers.Go(r.keeper)
 	<-stop
 	r.mu.Lock()
 	r.cancel()
@@ -285,6 +295,7 @@ func (r *Recoder) release(ino meta.Ino) {
 
 func (r *Recoder) releaseLocked(ino meta.Ino) {
 	delete(r.working, ino)
+	r.settleLocked(ino)
 	r.freed.Broadcast()
 }
 
@@ -497,9 +508,13 @@ func (r *Recoder) swap(mount fs.Announcer, p *prepared) {
 	case errors.Is(err, ErrChanged):
 		r.mu.Lock()
 		r.skipLocked(skipChanged)
+		delete(r.waiting, p.ino)
 		r.enqueueLocked(p.ino) // in case it is closed already
 		r.mu.Unlock()
 	default:
+		r.mu.Lock()
+		delete(r.waiting, p.ino)
+		r.mu.Unlock()
 		r.skipError(p.ino, p.place, skipError, err)
 	}
 }
@@ -542,7 +557,10 @@ func (r *Recoder) skipError(ino meta.Ino, at place, reason string, err error) {
 	if r.ctx.Err() != nil {
 		return
 	}
-	r.skip(skipError)
+	r.mu.Lock()
+	r.skipLocked(skipError)
+	r.failedLocked(ino)
+	r.mu.Unlock()
 	r.log(ino, at).WithError(err).Warn("a PNG stays as it was written")
 }
 

@@ -74,7 +74,10 @@ func (r *Recoder) Renamed(parent meta.Ino, name string, in *meta.Inode) {
 // Wrote notes that a file was written.
 func (r *Recoder) Wrote(ino meta.Ino) {
 	r.mu.Lock()
-	put(r.dirty, ino, struct{}{}, maxDirty)
+	if _, dirty := r.dirty[ino]; !dirty {
+		put(r.dirty, ino, struct{}{}, maxDirty)
+		r.noteLocked(ino)
+	}
 	r.mu.Unlock()
 }
 
@@ -115,6 +118,7 @@ func (r *Recoder) enqueueLocked(ino meta.Ino) {
 		return
 	}
 	r.seq++
+	r.noteLocked(ino)
 	r.queued[ino] = job{ino, r.seq, time.Now().Add(r.options.Delay)}
 	r.order = append(r.order, r.queued[ino])
 	wake(r.wake)

@@ -28,7 +28,11 @@ func (v *Volume) StartPNG(mode string, memory int64) error {
 	if memory == 0 {
 		memory = vde.DefaultMemory
 	}
-	r := recode.New(recodeStore{v}, recode.Options{Mode: m, Memory: max(1, memory/3), Logger: v.log})
+	o := recode.Options{Mode: m, Memory: max(1, memory/3), Logger: v.log}
+	if !v.readOnly.Load() {
+		o.FS, o.Queue = v.fs, v.fs.PathJoin(v.dir, "png-queue")
+	}
+	r := recode.New(recodeStore{v}, o)
 	v.Watch(r)
 	v.workers.Go(func() { r.Run(v.stop) })
 	return nil

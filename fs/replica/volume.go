@@ -60,6 +60,7 @@ const defaultRefMin = 128 << 10
 // Volume is a mounted store: it implements fs.Volume.
 type Volume struct {
 	dir      string
+	fs       vfs.FS
 	log      logrus.FieldLogger
 	readOnly atomic.Bool
 	strict   bool
@@ -99,7 +100,7 @@ func Open(dir string, o Options) (_ *Volume, err error) {
 	if o.Logger == nil {
 		o.Logger = logrus.StandardLogger()
 	}
-	v := &Volume{dir: dir, log: o.Logger, strict: o.Strict, opens: newOpens(), stop: make(chan struct{})}
+	v := &Volume{dir: dir, fs: o.FS, log: o.Logger, strict: o.Strict, opens: newOpens(), stop: make(chan struct{})}
 	if v.refMin = o.RefMin; v.refMin == 0 {
 		v.refMin = defaultRefMin
 	}

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"hash/crc32"
 	"image"
 	"image/color"
@@ -9,6 +11,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // picture draws something with smooth and busy parts.
@@ -136,4 +140,42 @@ func TestPNGModes(t *testing.T) {
 		t.Errorf("png=sync: right after close the file has %d bytes, as written", size)
 	}
 	samePixels(t, d.path("sync.png"), m)
+}
+
+// TestPNGAfterDeath: what was still to be made smaller when the daemon was killed, or unmounted, is when it is mounted again.
+func TestPNGAfterDeath(t *testing.T) {
+	d := mounted(t, "256M")
+	m := picture(120, 90)
+	data := badlyCompressed(t, m)
+	for _, end := range []string{"killed", "unmounted"} {
+		var paths []string
+		for i := range 40 {
+			paths = append(paths, d.path(fmt.Sprintf("%s \"%d\"\n.png", end, i)))
+			if err := os.WriteFile(paths[i], data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last := d.path(end + "-moved.png") // has its name from a rename, and no other
+		if err := errors.Join(os.WriteFile(d.path("x"), data, 0o644), os.Rename(d.path("x"), last)); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, last)
+		if end == "killed" {
+			time.Sleep(20 * time.Millisecond) // the queue is noted beside, not before
+			d.kill()
+		} else {
+			d.umount()
+		}
+		d.mount()
+		for _, path := range paths {
+			eventually(t, path+" is as it was written", func() bool {
+				n, err := unix.Getxattr(path, "user.vde.png", nil)
+				return err == nil && n > 0
+			})
+			if fileSize(t, path) >= int64(len(data)) {
+				t.Errorf("%s did not get smaller", path)
+			}
+		}
+		samePixels(t, last, m)
+	}
 }
