@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"vdefs/vde/alloc"
 	"vdefs/vde/image"
@@ -134,6 +135,9 @@ func (e *Engine) Err() error {
 // fail stops the engine for good: what is in memory only is not built on.
 func (e *Engine) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = fmt.Errorf("%w: the disk below the store is full; make room on it, then unmount and mount the store again", err)
+	}
 	if e.failed.CompareAndSwap(nil, &err) {
 		e.log.WithError(err).Error("store stopped")
 	}
