@@ -104,7 +104,24 @@ func newRootCommand(a *app) *cobra.Command {
 
 	root.AddCommand(newFormatCommand(a), newMountCommand(a), newUmountCommand(a), newStatusCommand(a), newInfoCommand(a),
 		newFsckCommand(a), newScrubCommand(a), newPNGCommand(a), newServeCommand(a), newJoinCommand(a), newClusterCommand(a), newGroupCommand(a), newVersionCommand(a), newExitCodesTopic())
+	root.Version = version() // gives the flag --version
+	root.SetVersionTemplate(versionLine())
+	refuseUnknownTopics(root)
 	return root
+}
+
+// refuseUnknownTopics makes `vde help VERB` fail for what is no verb; by itself it shows the help of the program, and ends with 0.
+func refuseUnknownTopics(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	must(err)
+	help.Args = func(cmd *cobra.Command, args []string) error {
+		_, rest, err := cmd.Root().Find(args)
+		if err != nil {
+			return usagef("%w", err)
+		}
+		return noSuchVerb(cmd, rest)
+	}
 }
 
 // newExitCodesTopic is `vde help exit-codes`: without RunE it is a topic of the help, no verb.
@@ -128,8 +145,18 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		case len(args) > len(names):
 			return usagef("argument %q is one too many", args[len(names)])
 		}
-		return nil
+		return noEmptyArgs(args)
 	}
+}
+
+// noEmptyArgs refuses "", which is a variable without a value in somebody's script: as a path it would be the current directory.
+func noEmptyArgs(args []string) error {
+	for i, arg := range args {
+		if arg == "" {
+			return usagef("argument %d is empty", i+1)
+		}
+	}
+	return nil
 }
 
 // maxArgs is for verbs whose arguments may be left out.
@@ -138,7 +165,7 @@ func maxArgs(n int) cobra.PositionalArgs {
 		if len(args) > n {
 			return usagef("argument %q is one too many", args[n])
 		}
-		return nil
+		return noEmptyArgs(args)
 	}
 }
 

@@ -63,7 +63,7 @@ only one of its names would get the new contents.`,
 			if len(args) == 0 {
 				return usagef("FILE or DIR is missing")
 			}
-			return nil
+			return noEmptyArgs(args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if jobs < 1 {

@@ -34,7 +34,7 @@ func parseSize(text string) (byteSize, error) {
 	case len(unit) == 2 && strings.EqualFold(unit[1:], "b") && isUnit(unit[0]):
 		return 0, fmt.Errorf("size %q is ambiguous: write %s%s for powers of 1024", text, number, strings.ToUpper(unit[:1]))
 	case len(unit) != 1 || !isUnit(unit[0]):
-		return 0, fmt.Errorf("size %q ends in %q, which is no unit: use K, M, G or T, and whole numbers (1536M, not 1.5G)", text, unit)
+		return 0, fmt.Errorf("size %q ends in %q, which is no unit: use K, M, G, T, P or E, and whole numbers (1536M, not 1.5G)", text, unit)
 	}
 	for range strings.IndexByte(sizeUnits, upper(unit[0])) + 1 {
 		if n > math.MaxUint64/1024 {

@@ -43,6 +43,12 @@ func version() string {
 	return "devel-" + revision + modified
 }
 
+// versionLine is what `vde version` and `vde --version` print.
+func versionLine() string {
+	oldest, newest := storeFormats()
+	return fmt.Sprintf("vde %s (%s, %s/%s), reads stores of format %d to %d\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, oldest, newest)
+}
+
 func newVersionCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "version",
@@ -50,13 +56,12 @@ func newVersionCommand(a *app) *cobra.Command {
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			oldest, newest := storeFormats()
-			report := versionReport{version(), []int{oldest, newest}, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if a.json {
-				return printJSON(cmd.OutOrStdout(), report)
+				oldest, newest := storeFormats()
+				return printJSON(cmd.OutOrStdout(), versionReport{version(), []int{oldest, newest}, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "vde %s (%s, %s), reads stores of format %d to %d\n", report.Version, report.Go, report.Platform, oldest, newest)
-			return nil
+			_, err := fmt.Fprint(cmd.OutOrStdout(), versionLine())
+			return err
 		},
 	}
 	a.addJSONFlag(cmd)

@@ -42,6 +42,12 @@ func TestCommandLineErrors(t *testing.T) {
 		args  []string
 	}{
 		{[]string{"no verb", `"frobnicate"`}, []string{"frobnicate"}},
+		{[]string{"no verb", `"frobnicate"`}, []string{"help", "frobnicate"}},
+		{[]string{"no verb", `"frobnicate"`}, []string{"help", "cluster", "frobnicate"}},
+		{[]string{"argument 1 is empty"}, []string{"format", ""}},
+		{[]string{"argument 1 is empty"}, []string{"status", ""}},
+		{[]string{"argument 2 is empty"}, []string{"mount", "/a", ""}},
+		{[]string{"argument 1 is empty"}, []string{"png", ""}},
 		{[]string{"STORE is missing"}, []string{"format"}},
 		{[]string{"STORE is missing"}, []string{"mount"}},
 		{[]string{"MOUNTPOINT is missing"}, []string{"mount", "/a"}},
@@ -231,6 +237,8 @@ func TestInfo(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	if stdout, _, code := vde("version"); code != 0 || !strings.HasPrefix(stdout, "vde ") {
 		t.Errorf("version: %d, %q", code, stdout)
+	} else if flag, _, code := vde("--version"); code != 0 || flag != stdout {
+		t.Errorf("--version: %d, %q; version: %q", code, flag, stdout)
 	}
 	var v struct{ Version string }
 	stdout, _, _ := vde("version", "--json")

@@ -72,8 +72,18 @@ func TestNewerVersionIsRefused(t *testing.T) {
 	if _, err := DecodeInfo(b); !errors.As(err, &v) || v.Found != Newest+1 || !strings.Contains(err.Error(), "knows versions 1 to 1") {
 		t.Errorf("vde.json: %v", err)
 	}
-	if _, err := DecodeInfo([]byte(`{"format_version": 0}`)); !errors.As(err, &v) {
-		t.Errorf("version 0: %v", err)
+}
+
+// A flipped bit in the name of the field gives version 0: damage, which fsck repairs, and no newer program.
+func TestVersionZeroIsDamage(t *testing.T) {
+	var v *VersionError
+	if _, err := DecodeInfo([]byte(`{"format_versioo": 1}`)); err == nil || errors.As(err, &v) {
+		t.Errorf("vde.json: %v", err)
+	}
+	s := exampleSuper(t)
+	s.Version = 0
+	if _, err := DecodeSuperblock(s.Encode()); !errors.Is(err, ErrBadSuperblock) || errors.As(err, &v) {
+		t.Errorf("superblock: %v", err)
 	}
 }
 

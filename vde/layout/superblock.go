@@ -100,6 +100,9 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 		return s, fmt.Errorf("%w: checksum %08x, expected %08x", ErrBadSuperblock, got, want)
 	}
 	s.Version = le.Uint32(b[8:])
+	if s.Version == 0 {
+		return s, fmt.Errorf("%w: format version 0", ErrBadSuperblock)
+	}
 	if err := CheckVersion("disk.vde", s.Version); err != nil {
 		return s, err
 	}

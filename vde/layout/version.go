@@ -28,9 +28,13 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("%s has format version %d, this program knows versions 1 to %d: use a newer vde", e.What, e.Found, Newest)
 }
 
-// CheckVersion refuses what this program cannot read.
+// CheckVersion refuses what this program cannot read: a newer version with a *VersionError, and 0, which no program ever wrote and
+// which a newer one would not help with, as damage.
 func CheckVersion(what string, v uint32) error {
-	if v < Version1 || v > Newest {
+	switch {
+	case v < Version1:
+		return fmt.Errorf("%s: format_version %d is not allowed", what, v)
+	case v > Newest:
 		return &VersionError{What: what, Found: v}
 	}
 	return nil
