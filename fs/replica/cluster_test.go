@@ -510,6 +510,37 @@ func TestClusterBitRot(t *testing.T) {
 	c.consistent()
 }
 
+// What statfs says is available can be had, but for the two blocks that a fallocate may need for its ends, and no more: the margin for the other mounts
+// is not part of it.
+func TestClusterAvailable(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newSizedCluster(t, 3, 0, 64<<20)
+	v := c.v(2)
+	ino := mkfile(t, v, "file")
+	before, err := v.StatFS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.BlocksAvail == 0 || before.BlocksAvail >= before.BlocksFree {
+		t.Fatalf("of %d free blocks %d are available", before.BlocksFree, before.BlocksAvail)
+	}
+	size := (before.BlocksAvail - 2) * 4096
+	if _, err := v.Fallocate(ctx, ino, 0, 0, size+4096); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("more than is available: %v", err)
+	}
+	if _, err := v.Fallocate(ctx, ino, 0, 0, size); err != nil {
+		t.Errorf("all that is available: %v", err)
+	}
+	if after, err := v.StatFS(ctx); err != nil || after.BlocksAvail != 2 || after.BlocksFree <= 2 {
+		t.Errorf("full: %+v, %v", after, err)
+	}
+	if _, err := v.Write(ctx, ino, size, make([]byte, 4*4096), 0); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a write to a full cluster: %v", err)
+	}
+	c.consistent()
+}
+
 // TestClusterFull fills a cluster from all mounts at once: they are refused, nobody stops, and freeing makes room again.
 func TestClusterFull(t *testing.T) {
 	t.Parallel()

@@ -390,13 +390,10 @@ func (n *node) usage() (total, free uint64) {
 	return total, min(free, n.diskFree)
 }
 
-// room refuses a change for which a majority of the nodes has no room.
-func (n *node) room(blocks uint64) error {
-	if !n.v.replicated(0) {
-		return nil
-	}
+// spare tells how many blocks the store has free on a majority of the nodes, this one among them, and how many of these are kept for what other mounts
+// are about to write.
+func (n *node) spare() (free, kept uint64) {
 	total, free := n.usage()
-	need := blocks + min(maxMargin, total/16)
 	have := []uint64{free}
 	own := n.session.Load()
 	n.seenMu.Lock()
@@ -408,8 +405,16 @@ func (n *node) room(blocks uint64) error {
 	n.seenMu.Unlock()
 	slices.Sort(have)
 	// Of three the middle one, of four the second lowest: one that is fuller than that stops, and the others go on.
-	if least := have[(len(have)-1)/2]; least < need || free < need {
-		return errors.Join(syscall.ENOSPC, fmt.Errorf("%d blocks asked for, a majority of the nodes has %d free and keeps %d for the others", blocks, min(least, free), need-blocks))
+	return min(free, have[(len(have)-1)/2]), min(maxMargin, total/16)
+}
+
+// room refuses a change for which a majority of the nodes has no room.
+func (n *node) room(blocks uint64) error {
+	if !n.v.replicated(0) {
+		return nil
+	}
+	if free, kept := n.spare(); free < blocks+kept {
+		return errors.Join(syscall.ENOSPC, fmt.Errorf("%d blocks asked for, a majority of the nodes has %d free and keeps %d for the others", blocks, free, kept))
 	}
 	return nil
 }

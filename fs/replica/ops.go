@@ -581,15 +581,21 @@ func (v *Volume) Seek(ctx context.Context, ino meta.Ino, off uint64, whence uint
 // TouchAtime implements fs.Volume.
 func (v *Volume) TouchAtime(ino meta.Ino) { v.atimes.touch(ino) }
 
-// StatFS implements fs.Volume. As many inodes are said to be possible as there is room for files of one block.
+// StatFS implements fs.Volume. As many inodes are said to be possible as there is room for files of one block. In a cluster, what is kept for
+// other mounts is free and not available, so that what df promises can be had.
 func (v *Volume) StatFS(context.Context) (fs.StatFS, error) {
 	total, free := v.eng.Usage()
+	avail := free
+	if v.node != nil && v.replicated(0) {
+		least, kept := v.node.spare()
+		avail = min(free, least-min(least, kept))
+	}
 	inodes := uint64(0)
 	for _, g := range v.all() {
 		state, _ := v.eng.Group(g.slot)
 		inodes += state.Inodes
 	}
 	return fs.StatFS{
-		BlockSize: 4096, Blocks: total, BlocksFree: free, BlocksAvail: free, Files: inodes + free, FilesFree: free,
+		BlockSize: blockSize, Blocks: total, BlocksFree: free, BlocksAvail: avail, Files: inodes + avail, FilesFree: avail,
 	}, nil
 }
