@@ -1,8 +1,11 @@
 package png
 
+import "slices"
+
 // A reduction stores the same picture with fewer bits per pixel. Each takes
-// a raster and gives another one, or nil where it does not apply; the one it
-// was given stays as it is. That a reduction is exact does not rest on this
+// a raster and gives another one, or nil where it does not apply. Those that take samples out
+// of pixels (narrow, dropAlpha, alphaToKey, toGray) write the others over them: the raster that
+// they were given is of no use then. The others leave it as it is. That a reduction is exact does not rest on this
 // code alone: what comes out is compared with the original pixel by pixel.
 
 // fetters says which reductions the chunks of a file rule out.
@@ -98,15 +101,28 @@ func withOrders(ra *raster) []*raster {
 
 // like gives a raster of the same size with another form and room for its samples.
 func (ra *raster) like(t colourType, depth uint8) *raster {
+	r, n := ra.form(t, depth)
+	r.pix = make([]byte, n)
+	return r
+}
+
+// within gives a raster of the same size with another form of fewer bytes, in the memory of the samples of ra. Written from the first
+// sample to the last they do not overtake those that are read.
+func (ra *raster) within(t colourType, depth uint8) *raster {
+	r, n := ra.form(t, depth)
+	r.pix, r.stored = ra.pix[:n], ra.stored
+	return r
+}
+
+// form gives a raster of the same size with another form, and the number of bytes of its samples.
+func (ra *raster) form(t colourType, depth uint8) (r *raster, n int) {
 	h := ra.hdr
 	h.ctype, h.depth = t, depth
-	r := &raster{hdr: h, passes: h.passes()}
-	n := 0
+	r = &raster{hdr: h, passes: h.passes()}
 	for _, p := range r.passes {
 		n += p.rowBytes * p.height
 	}
-	r.pix = make([]byte, n)
-	return r
+	return r, n
 }
 
 // narrow stores 16 bits as 8, where the halves of every sample are equal
@@ -120,8 +136,7 @@ func narrow(ra *raster, t *translator) *raster {
 			return nil
 		}
 	}
-	r := ra.like(ra.hdr.ctype, 8)
-	r.stored = ra.stored
+	r := ra.within(ra.hdr.ctype, 8)
 	for i := range r.pix {
 		r.pix[i] = ra.pix[2*i]
 	}
@@ -156,9 +171,14 @@ func dropAlpha(ra *raster, t *translator) *raster {
 
 // withoutAlpha copies the other channels. Pixels have px bytes, samples size.
 func (ra *raster) withoutAlpha(px, size int) *raster {
-	r := ra.like(ra.hdr.ctype&^4, ra.hdr.depth)
-	r.stored = ra.stored
+	r := ra.within(ra.hdr.ctype&^4, ra.hdr.depth)
 	out, keep := r.pix, px-size
+	if px == 4 && size == 1 {
+		for p := ra.pix; len(p) >= 4 && len(out) >= 3; p, out = p[4:], out[3:] {
+			out[0], out[1], out[2] = p[0], p[1], p[2]
+		}
+		return r
+	}
 	for i := 0; i < len(ra.pix); i += px {
 		copy(out[:keep], ra.pix[i:])
 		out = out[keep:]
@@ -195,6 +215,7 @@ func alphaToKey(ra *raster, t *translator) *raster {
 			return nil
 		}
 	}
+	key = slices.Clone(key) // it lies in what is written over
 	r := ra.withoutAlpha(px, size)
 	for i := 0; i < keep; i += size {
 		if size == 1 {
@@ -219,8 +240,7 @@ func toGray(ra *raster, t *translator) *raster {
 			return nil
 		}
 	}
-	r := ra.like(ra.hdr.ctype&^2, ra.hdr.depth)
-	r.stored = ra.stored
+	r := ra.within(ra.hdr.ctype&^2, ra.hdr.depth)
 	out := r.pix
 	for i := 0; i < len(ra.pix); i += px {
 		copy(out, ra.pix[i:i+size])
