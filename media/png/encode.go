@@ -53,7 +53,7 @@ var (
 	}
 	defaultEffort = effort{
 		direct:  []strategy{strategyStored, strategyNone, strategyBigrams},
-		indexed: []strategy{strategyStored, strategyNone},
+		indexed: []strategy{strategyStored, strategyNone, strategyPaeth},
 		finals:  1,
 		sample:  256 << 10,
 		hope:    80,
@@ -72,7 +72,7 @@ var (
 
 		sketch:   deflate.Sketch,
 		flat:     deflate.Flat,
-		hopeFlat: 90,
+		hopeFlat: 85,
 	}
 	// Small pictures cost little whatever is done with them.
 	bestSmallEffort = effort{
@@ -189,12 +189,15 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 	return assemble(f, win.ra, t, out), nil
 }
 
+// closeShare is the part of the best score by which another may be worse for settle to look at it.
+const closeShare = 64
+
 // settle puts the candidates into the order of their size when deflated with
 // more care than the judge takes. Those that the judge sees far behind
 // have no chance and stay behind.
 func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
 	close := 1
-	for close < len(list) && list[close].score <= list[0].score+list[0].score/24 {
+	for close < len(list) && list[close].score <= list[0].score+list[0].score/closeShare {
 		close++
 	}
 	list = list[:close]
@@ -250,6 +253,10 @@ func (e *encoder) rank(forms []*raster, eff effort, buf []byte, b *budget) ([]ca
 		}
 		if form.narrow() {
 			strategies = slices.DeleteFunc(slices.Clone(strategies), func(s strategy) bool { return s >= strategyMinSum })
+		}
+		if form.table != nil {
+			// Without differences the order of a palette is nearly the same to deflate, and bigrams hardly sees it.
+			strategies = without(without(strategies, strategyNone), strategyBigrams)
 		}
 		for _, s := range strategies {
 			list = append(list, candidate{ra: form, s: s})
@@ -327,9 +334,11 @@ func (e *encoder) measure(data []byte, eff effort, b *budget) (int, error) {
 	return len(e.sketch), err
 }
 
-// judged gives the deflated size of data with the fast encoder.
+// judged gives the deflated size of data with the fast encoder. That one stores what has no matches, however much codes alone would
+// save: of what it saves little on, the judgement is what codes take, if that is less.
 func (e *encoder) judged(data []byte, b *budget) (int, error) {
 	e.counted = 0
+	all, size := data, len(data)
 	if e.judge == nil {
 		w, err := kflate.NewWriter(&e.counted, judgeLevel)
 		if err != nil {
@@ -352,5 +361,9 @@ func (e *encoder) judged(data []byte, b *budget) (int, error) {
 	if err := e.judge.Close(); err != nil {
 		return 0, err
 	}
-	return int(e.counted), nil
+	score := int(e.counted)
+	if score >= size-size/8 {
+		score = min(score, e.fl.literals(all))
+	}
+	return score, nil
 }

@@ -113,6 +113,30 @@ func (ra *raster) byNeighbours() []int {
 	return order
 }
 
+// edgeFirst moves the entry that most rows begin with to the front of an order, which is turned round before where that is the nearer way. In filtered rows
+// what follows the filter byte is small then.
+func (ra *raster) edgeFirst(order []int) []int {
+	var count [256]int
+	pix, most := ra.pix, 0
+	for _, p := range ra.passes {
+		for range p.height {
+			first := pix[0]
+			if count[first]++; count[first] > count[most] {
+				most = int(first)
+			}
+			pix = pix[p.rowBytes:]
+		}
+	}
+	at := slices.Index(order, most)
+	if at >= len(order)/2 {
+		slices.Reverse(order)
+		at = len(order) - 1 - at
+	}
+	copy(order[1:], order[:at])
+	order[0] = most
+	return order
+}
+
 // touching counts, for every two of n indices, at i*n+j and j*n+i, how often
 // one is left of or above the other.
 func (ra *raster) touching(n int) []uint32 {

@@ -91,7 +91,7 @@ func withOrders(ra *raster) []*raster {
 	if ra.hdr.depth < 8 {
 		return list
 	}
-	for _, order := range [][]int{byLuma(ra.entries()), ra.byNeighbours()} {
+	for _, order := range [][]int{byLuma(ra.entries()), ra.edgeFirst(ra.byNeighbours())} {
 		if r := ra.reordered(order); r != nil {
 			list = append(list, r)
 		}

@@ -204,6 +204,26 @@ func (fl *filterer) entropy(row []byte) uint64 {
 	return uint64(len(row))*(32<<8) - sum
 }
 
+// literals gives about how many bytes data takes with a code for its bytes and nothing else.
+func (fl *filterer) literals(data []byte) int {
+	symbols := 0
+	sum := uint64(len(data)) * uint64(log2(uint32(max(1, len(data)))))
+	clear(fl.counts[:])
+	for _, v := range data {
+		fl.counts[v]++
+	}
+	for _, n := range fl.counts {
+		if n > 0 {
+			symbols++
+			sum -= uint64(n) * uint64(log2(n))
+		}
+	}
+	return int(sum>>8)/8 + codeBase + symbols/2
+}
+
+// codeBase is about how many bytes the form of a code takes besides half a byte for each symbol.
+const codeBase = 12
+
 // log2Fraction has round(256 * log2(1 + i/64)).
 var log2Fraction = [64]uint8{
 	0, 6, 11, 17, 22, 28, 33, 38, 44, 49, 54, 59, 63, 68, 73, 78,

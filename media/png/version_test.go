@@ -10,7 +10,7 @@ import (
 // they did. If that is meant, raise Version and set the sum anew; an update of
 // the library that judges strategies can cause it too.
 func TestVersion(t *testing.T) {
-	const version, want = 6, "781ef42313c1b6d1da86da44d9fecad8594eb7f6bd8b5d84ffcca3307df6c48c"
+	const version, want = 7, "ebf679c2e5e689ebf6199cfdafde6b7edcd118ab3b2303c6391f5e74770a7edf"
 	sum := sha256.New()
 	for _, h := range formats() {
 		b := plain(h.ctype, h.depth)
