@@ -30,13 +30,13 @@ type Params struct {
 // Sets of parameters.
 var (
 	Swift    = Params{Depth: 8, Nice: 32, Passes: 1}
-	Quick    = Params{Depth: 24, Mean: 12, Nice: 64, Passes: 1}
-	Normal   = Params{Depth: 24, Nice: 100, Order: 100, Passes: 1}
-	Thorough = Params{Depth: 30, Nice: 258, Order: 258, Passes: 2}
+	Quick    = Params{Depth: 16, Mean: 8, Nice: 48, Passes: 1}
+	Normal   = Params{Depth: 48, Nice: 100, Order: 100, Passes: 1}
+	Thorough = Params{Depth: 24, Nice: 128, Order: 128, Passes: 2}
 	// Sketch and Flat are for data that deflates to a small part: long matches cover most of it, and the few positions that are left may look
 	// through long chains.
 	Sketch = Params{Depth: 256, Mean: 4, Nice: maxMatch, Skip: 16}
-	Flat   = Params{Depth: 4096, Mean: 8, Nice: maxMatch, Skip: 32, Passes: 1}
+	Flat   = Params{Depth: 4096, Mean: 8, Nice: maxMatch, Skip: 64, Passes: 1}
 )
 
 func (p Params) validate() error {

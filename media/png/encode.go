@@ -64,7 +64,7 @@ var (
 			strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyBigrams},
 		finals:  1,
-		sample:  1 << 20,
+		sample:  512 << 10,
 		first:   192 << 10,
 		keep:    3,
 		hope:    55,
@@ -72,7 +72,7 @@ var (
 
 		sketch:   deflate.Sketch,
 		flat:     deflate.Flat,
-		hopeFlat: 85,
+		hopeFlat: 75,
 	}
 	// Small pictures cost little whatever is done with them.
 	bestSmallEffort = effort{
@@ -254,7 +254,7 @@ func (e *encoder) rank(forms []*raster, eff effort, buf []byte, b *budget) ([]ca
 		if form.narrow() {
 			strategies = slices.DeleteFunc(slices.Clone(strategies), func(s strategy) bool { return s >= strategyMinSum })
 		}
-		if form.table != nil {
+		if form.table != nil && form.hdr.depth == 8 {
 			// Without differences the order of a palette is nearly the same to deflate, and bigrams hardly sees it.
 			strategies = without(without(strategies, strategyNone), strategyBigrams)
 		}

@@ -10,19 +10,26 @@ import (
 
 // reordered gives the same picture with its palette in another order, or nil
 // where nothing would change. It shares the samples, which are looked up in
-// a table as they are filtered. order has old indices in their new order.
+// a table as they are filtered, as many at once as a byte holds. order has old indices in their new order.
 func (ra *raster) reordered(order []int) *raster {
 	old := ra.entries()
 	r := &raster{hdr: ra.hdr, passes: ra.passes, pix: ra.pix, table: new([256]uint8)}
 	list := make([]entry, len(order))
 	moved := false
-	for to, from := range order {
-		list[to] = old[from]
-		r.table[from] = uint8(to)
-		moved = moved || from != to
+	var to [256]uint8
+	for i, from := range order {
+		list[i] = old[from]
+		to[from] = uint8(i)
+		moved = moved || from != i
 	}
 	if !moved {
 		return nil
+	}
+	depth := uint(ra.hdr.depth)
+	for v := range r.table {
+		for shift := uint(0); shift < 8; shift += depth {
+			r.table[v] |= to[v>>shift&(1<<depth-1)] << shift
+		}
 	}
 	r.setPalette(list)
 	return r
@@ -116,17 +123,7 @@ func (ra *raster) byNeighbours() []int {
 // edgeFirst moves the entry that most rows begin with to the front of an order, which is turned round before where that is the nearer way. In filtered rows
 // what follows the filter byte is small then.
 func (ra *raster) edgeFirst(order []int) []int {
-	var count [256]int
-	pix, most := ra.pix, 0
-	for _, p := range ra.passes {
-		for range p.height {
-			first := pix[0]
-			if count[first]++; count[first] > count[most] {
-				most = int(first)
-			}
-			pix = pix[p.rowBytes:]
-		}
-	}
+	most := ra.edge()
 	at := slices.Index(order, most)
 	if at >= len(order)/2 {
 		slices.Reverse(order)
@@ -134,6 +131,35 @@ func (ra *raster) edgeFirst(order []int) []int {
 	}
 	copy(order[1:], order[:at])
 	order[0] = most
+	return order
+}
+
+// edge gives the entry that most rows begin with.
+func (ra *raster) edge() int {
+	var count [256]int
+	pix, most := ra.pix, 0
+	for _, p := range ra.passes {
+		for range p.height {
+			first := int(pix[0] >> (8 - ra.hdr.depth))
+			if count[first]++; count[first] > count[most] {
+				most = first
+			}
+			pix = pix[p.rowBytes:]
+		}
+	}
+	return most
+}
+
+// edgeSwapped gives the order in which the entry that most rows begin with and the first one have changed places. In rows without a filter, a background of that entry
+// goes on through the filter bytes then.
+func (ra *raster) edgeSwapped() []int {
+	order := make([]int, len(ra.plte)/3)
+	for i := range order {
+		order[i] = i
+	}
+	if most := ra.edge(); most < len(order) {
+		order[0], order[most] = most, 0
+	}
 	return order
 }
 

@@ -16,10 +16,53 @@ func TestEdgeFirst(t *testing.T) {
 		{[]byte{0, 0, 3, 3}, []int{1, 0, 2, 3}, []int{0, 1, 2, 3}}, // as often: what came first
 		{[]byte{3, 3, 3, 3}, []int{3, 0, 1, 2}, []int{3, 0, 1, 2}},
 	} {
-		ra := &raster{passes: []pass{{width: 2, height: 3, rowBytes: 2}, {width: 1, height: 1, rowBytes: 1}},
+		ra := &raster{hdr: header{depth: 8, ctype: indexed}, passes: []pass{{width: 2, height: 3, rowBytes: 2}, {width: 1, height: 1, rowBytes: 1}},
 			pix: []byte{c.begin[0], 1, c.begin[1], 1, c.begin[2], 1, c.begin[3]}}
 		if got := ra.edgeFirst(slices.Clone(c.order)); !slices.Equal(got, c.want) {
 			t.Errorf("rows that begin with %v: %v became %v instead of %v", c.begin, c.order, got, c.want)
+		}
+	}
+}
+
+// TestReorderedPacked: several indices in a byte, and unused bits behind the last one.
+func TestReorderedPacked(t *testing.T) {
+	for _, depth := range []uint8{1, 2, 4} {
+		h := header{width: 5, height: 3, depth: depth, ctype: indexed}
+		ra := &raster{hdr: h, passes: h.passes()}
+		n := 1 << depth
+		for i := range n {
+			ra.plte = append(ra.plte, byte(i), byte(i), byte(i))
+		}
+		width := ra.passes[0].rowBytes
+		ra.pix = make([]byte, 3*width)
+		at := func(row []byte, x int) uint8 { return sampleAt(row, x, depth) }
+		for y := range 3 {
+			for x := range 5 {
+				v := uint8(n - 1)
+				if x > 0 {
+					v = uint8((x + y) % n)
+				}
+				putSample(ra.pix[y*width:][:width], x, depth, v)
+			}
+		}
+		r := ra.reordered(ra.edgeSwapped())
+		if r == nil || r.plte[0] != byte(n-1) || r.plte[3*(n-1)] != 0 {
+			t.Fatalf("depth %d: the entry that rows begin with is not the first: %v", depth, r)
+		}
+		row := 0
+		err := new(filterer).eachRow(r, &budget{ctx: t.Context()}, func(cur, _ []byte, _ int) {
+			for x := range 5 {
+				if was, is := at(ra.pix[row*width:][:width], x), at(cur, x); ra.plte[3*int(was)] != r.plte[3*int(is)] {
+					t.Errorf("depth %d, pixel %d,%d: entry %d became %d", depth, x, row, was, is)
+				}
+			}
+			if used := 5 * int(depth) % 8; used > 0 && cur[width-1]<<used != 0 {
+				t.Errorf("depth %d: unused bits of %#x are not 0", depth, cur[width-1])
+			}
+			row++
+		})
+		if err != nil || row != 3 {
+			t.Errorf("depth %d: %d rows, %v", depth, row, err)
 		}
 	}
 }

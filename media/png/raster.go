@@ -15,7 +15,7 @@ type raster struct {
 	// stored has the filter type that each row had in the file. It is empty
 	// where the samples are too far from those of the file for it to be of use.
 	stored []byte
-	// table, where it is not nil, has what the samples in pix, of 8 bits, stand for.
+	// table, where it is not nil, has what the bytes of pix stand for: one index each, or several.
 	table *[256]uint8
 }
 

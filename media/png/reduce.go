@@ -85,13 +85,16 @@ func reducePalette(ra *raster, t *translator, fe fetters) []*raster {
 }
 
 // withOrders gives an indexed picture and the same with other orders of its
-// palette. With fewer bits indices are packed, and their order matters little.
+// palette. With fewer bits indices are packed, and of their order only the first one matters.
 func withOrders(ra *raster) []*raster {
 	list := []*raster{ra}
+	var orders [][]int
 	if ra.hdr.depth < 8 {
-		return list
+		orders = [][]int{ra.edgeSwapped()}
+	} else {
+		orders = [][]int{byLuma(ra.entries()), ra.edgeFirst(ra.byNeighbours())}
 	}
-	for _, order := range [][]int{byLuma(ra.entries()), ra.edgeFirst(ra.byNeighbours())} {
+	for _, order := range orders {
 		if r := ra.reordered(order); r != nil {
 			list = append(list, r)
 		}

@@ -85,7 +85,7 @@ func TestReductions(t *testing.T) {
 			middle: []chunk{{"tRNS", []byte{0, 85}}},
 			sample: func(x, y, c int) uint16 { return mixed(x, y, 0) & 3 * 85 }},
 		{name: "two colours", ctype: rgba, depth: 8, want: "palette/1 (2 colours)", sample: twoColours},
-		{name: "two colours and a background", ctype: rgba, depth: 8, want: "palette/2 (3 colours)", extra: "bKGD:00",
+		{name: "two colours and a background", ctype: rgba, depth: 8, want: "palette/2 (3 colours)", extra: "bKGD:010203",
 			middle: []chunk{{"bKGD", []byte{0, 1, 0, 2, 0, 3}}}, sample: twoColours},
 		{name: "two colours with a suggested palette", ctype: rgba, depth: 8, want: "rgb/8", plte: []byte{1, 2, 3}, sample: twoColours},
 		{name: "unused entries", ctype: indexed, depth: 8, want: "palette/1 (2 colours)", extra: "sBIT:080807",
@@ -96,7 +96,7 @@ func TestReductions(t *testing.T) {
 			plte:   []byte{1, 2, 3, 9, 9, 8, 200, 100, 90},
 			middle: []chunk{{"hIST", []byte{0, 1, 0, 0, 0, 1}}},
 			sample: func(x, y, c int) uint16 { return mixed(x/4, y/3, 0) & 1 * 2 }},
-		{name: "an entry that is the background", ctype: indexed, depth: 8, want: "palette/2 (3 colours)", extra: "bKGD:01",
+		{name: "an entry that is the background", ctype: indexed, depth: 8, want: "palette/2 (3 colours)", extra: "bKGD:090908",
 			plte:   []byte{1, 2, 3, 4, 4, 4, 9, 9, 8, 200, 100, 90},
 			middle: []chunk{{"bKGD", []byte{2}}},
 			sample: func(x, y, c int) uint16 { return mixed(x, y, 0) & 1 * 3 }},
@@ -136,7 +136,11 @@ func TestReductions(t *testing.T) {
 					var extra []string
 					for _, c := range f.chunks {
 						if c.typ == "bKGD" || c.typ == "sBIT" {
-							extra = append(extra, fmt.Sprintf("%s:%x", c.typ, c.data))
+							data := c.data
+							if c.typ == "bKGD" && f.hdr.ctype == indexed { // the colour, wherever it stands
+								data = f.plte[3*int(data[0]):][:3]
+							}
+							extra = append(extra, fmt.Sprintf("%s:%x", c.typ, data))
 						}
 					}
 					if got := strings.Join(extra, " "); s.extra == "" && got != "" || !strings.HasPrefix(got, s.extra) {

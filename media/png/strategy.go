@@ -95,6 +95,9 @@ func (fl *filterer) eachRow(ra *raster, b *budget, fn func(cur, prev []byte, row
 				for i, v := range cur {
 					to[i] = ra.table[v]
 				}
+				if unused := 8*len(to) - p.width*ra.hdr.bitsPerPixel(); unused > 0 {
+					to[len(to)-1] &= 0xff << unused
+				}
 				cur = to
 			}
 			fn(cur, prev, row)

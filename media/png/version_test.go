@@ -10,7 +10,7 @@ import (
 // they did. If that is meant, raise Version and set the sum anew; an update of
 // the library that judges strategies can cause it too.
 func TestVersion(t *testing.T) {
-	const version, want = 7, "ebf679c2e5e689ebf6199cfdafde6b7edcd118ab3b2303c6391f5e74770a7edf"
+	const version, want = 7, "407ad180ff03dd913a56bf7ab68dd2983ede0e656f2e003b09b02e2fe97accae"
 	sum := sha256.New()
 	for _, h := range formats() {
 		b := plain(h.ctype, h.depth)
