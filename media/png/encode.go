@@ -15,7 +15,6 @@ import (
 type effort struct {
 	direct  []strategy // tried for samples of 8 or 16 bits
 	indexed []strategy // tried for palettes and for less than 8 bits
-	finals  int        // how many of the best are compared once more, with more care
 	sample  int        // of a picture much larger than so many bytes, strategies are tried on about that much
 	// first, where it is not 0, is how many bytes of a picture are enough to see which strategies are the best keep, which alone are
 	// tried on the sample.
@@ -46,16 +45,14 @@ var (
 	fastEffort = effort{
 		direct:  []strategy{strategyStored, strategyNone, strategySub},
 		indexed: []strategy{strategyNone},
-		finals:  1,
 		sample:  256 << 10,
 		hope:    88,
 		params:  deflate.Swift,
 	}
 	defaultEffort = effort{
 		direct:  []strategy{strategyStored, strategyNone, strategyBigrams},
-		indexed: []strategy{strategyStored, strategyNone, strategyPaeth},
-		finals:  1,
-		sample:  256 << 10,
+		indexed: []strategy{strategyStored, strategyNone},
+		sample:  192 << 10,
 		hope:    80,
 		params:  deflate.Quick,
 	}
@@ -63,7 +60,6 @@ var (
 		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
 			strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyBigrams},
-		finals:  1,
 		sample:  512 << 10,
 		first:   192 << 10,
 		keep:    3,
@@ -79,7 +75,6 @@ var (
 		direct: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyAverage, strategyPaeth,
 			strategyMinSum, strategyEntropy, strategyBigrams},
 		indexed: []strategy{strategyStored, strategyNone, strategySub, strategyUp, strategyPaeth, strategyMinSum, strategyBigrams},
-		finals:  2,
 		params:  deflate.Thorough,
 	}
 )
@@ -166,12 +161,6 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 	if hoped := int64(list[0].score) * int64(hope) / 100; hoped > int64(limit) {
 		return nil, refuse(ReasonNotSmaller, "filter strategy %v is judged to need %d bytes, the file has %d", list[0].s, list[0].score, limit)
 	}
-	list = list[:min(len(list), eff.finals)]
-	if len(list) > 1 {
-		if err := e.settle(list, buf, b); err != nil {
-			return nil, err
-		}
-	}
 	win := list[0]
 	data, err := e.filtered(buf, &win, b)
 	if err != nil {
@@ -187,34 +176,6 @@ func encode(f *file, ra *raster, o Options, b *budget, limit int, r *Report) ([]
 	}
 	r.Filter = win.s.String()
 	return assemble(f, win.ra, t, out), nil
-}
-
-// closeShare is the part of the best score by which another may be worse for settle to look at it.
-const closeShare = 64
-
-// settle puts the candidates into the order of their size when deflated with
-// more care than the judge takes. Those that the judge sees far behind
-// have no chance and stay behind.
-func (e *encoder) settle(list []candidate, buf []byte, b *budget) error {
-	close := 1
-	for close < len(list) && list[close].score <= list[0].score+list[0].score/closeShare {
-		close++
-	}
-	list = list[:close]
-	for i := range list {
-		c := &list[i]
-		data, err := e.filtered(buf, c, b)
-		if err != nil {
-			return err
-		}
-		out, err := e.deflate.Append(nil, data, deflate.Swift, len(data)+1<<16, b.check)
-		if err != nil {
-			return err
-		}
-		c.score = len(out) + c.ra.paletteBytes()
-	}
-	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.score, b.score) })
-	return nil
 }
 
 // filtered gives the filtered picture of a candidate, in buf.
