@@ -31,7 +31,7 @@ type Params struct {
 var (
 	Swift    = Params{Depth: 8, Nice: 32, Passes: 1}
 	Quick    = Params{Depth: 16, Mean: 8, Nice: 48, Passes: 1}
-	Normal   = Params{Depth: 48, Nice: 100, Order: 100, Passes: 1}
+	Normal   = Params{Depth: 48, Nice: 150, Order: 150, Passes: 1}
 	Thorough = Params{Depth: 24, Nice: 128, Order: 128, Passes: 2}
 	// Sketch and Flat are for data that deflates to a small part: long matches cover most of it, and the few positions that are left may look
 	// through long chains.
