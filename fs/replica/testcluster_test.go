@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -224,6 +225,7 @@ func (c *testCluster) consistent() {
 	c.t.Helper()
 	c.eventually("a consistent whole", func() error {
 		var first map[uint16]string
+		var stood []string // where the groups stood on each node; while sessions end and begin, group 0 goes on
 		for _, n := range c.nodes {
 			if n.v == nil {
 				continue
@@ -241,11 +243,13 @@ func (c *testCluster) consistent() {
 					return err
 				}
 				digests[g.slot] = fmt.Sprint(d)
+				state, _ := n.v.eng.Group(g.slot)
+				stood = append(stood, fmt.Sprintf("node %d has group %d of entry %d", n.cfg.NodeID, g.slot, state.Applied))
 			}
 			if first == nil {
 				first = digests
 			} else if !maps.Equal(first, digests) {
-				return fmt.Errorf("node %d holds something else than another: %v, %v", n.cfg.NodeID, digests, first)
+				return fmt.Errorf("node %d holds something else than another: %v, %v (%s)", n.cfg.NodeID, digests, first, strings.Join(stood, ", "))
 			}
 		}
 		return nil

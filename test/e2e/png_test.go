@@ -9,6 +9,7 @@ import (
 	"image/color"
 	"image/png"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -147,6 +148,10 @@ func TestPNGAfterDeath(t *testing.T) {
 	d := mounted(t, "256M")
 	m := picture(120, 90)
 	data := badlyCompressed(t, m)
+	made := func(path string) bool {
+		n, err := unix.Getxattr(path, "user.vde.png", nil)
+		return err == nil && n > 0
+	}
 	for _, end := range []string{"killed", "unmounted"} {
 		var paths []string
 		for i := range 40 {
@@ -161,17 +166,17 @@ func TestPNGAfterDeath(t *testing.T) {
 		}
 		paths = append(paths, last)
 		if end == "killed" {
-			time.Sleep(20 * time.Millisecond) // the queue is noted beside, not before
+			eventually(t, "what is to be done is not noted", func() bool { // it is noted beside the writes, not before them
+				noted, err := os.ReadFile(filepath.Join(d.store, "png-queue"))
+				return err == nil && bytes.Contains(noted, []byte(filepath.Base(last))) || made(last)
+			})
 			d.kill()
 		} else {
 			d.umount()
 		}
 		d.mount()
 		for _, path := range paths {
-			eventually(t, path+" is as it was written", func() bool {
-				n, err := unix.Getxattr(path, "user.vde.png", nil)
-				return err == nil && n > 0
-			})
+			eventually(t, path+" is as it was written", func() bool { return made(path) })
 			if fileSize(t, path) >= int64(len(data)) {
 				t.Errorf("%s did not get smaller", path)
 			}
